@@ -1,0 +1,3 @@
+"""The public face for asyncio applications."""
+
+__all__: list[str] = []

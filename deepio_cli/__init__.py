@@ -1,0 +1,3 @@
+"""The ``deepio`` command."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""A local DEEP core: signaling server, stream managers and detectors for development, tests and small sites."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""The public face for trio applications."""
+
+__all__: list[str] = []
