@@ -1,3 +1,3 @@
-"""Everything that touches the outside world, shared by both event loops: links, engines, media and the driver."""
+"""All I/O, shared by both event loops: signaling links, WebRTC engines, media and the driver."""
 
 __all__: list[str] = []

@@ -1,3 +1,3 @@
-"""A local DEEP core: signaling server, stream managers and detectors for development, tests and small sites."""
+"""A local DEEP core for development, tests and small sites: signaling, stream managers, detectors."""
 
 __all__: list[str] = []
