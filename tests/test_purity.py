@@ -155,9 +155,9 @@ def loaded_by(modules: list[str]) -> set[str]:
         "print(*sorted(set(sys.modules) - before))\n"
     )
     # Isolated and without `site`: neither the environment nor a .pth file loads anything but what we ask for.
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", program], check=True, capture_output=True, text=True, timeout=30
-    )
+    command = [sys.executable, "-I", "-S", "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 
 
