@@ -1,8 +1,8 @@
 """What do the tests of each `deepio_core` module cover of it, without the help of all the others?
 
 A branch that only an end-to-end test happens to reach is not tested: nobody looked at its result. So every
-module `name.py` is measured under `tests/core/**/test_name.py` and `test_name_*.py` alone. Exit code 1 if a branch
-is missed.
+module `name.py` is measured under `tests/core/**/test_name.py` and `test_name_*.py` alone. Exit code 1 if any
+branch is missed.
 
     python tools/own_coverage.py            every module
     python tools/own_coverage.py peer sdp   these
