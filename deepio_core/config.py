@@ -31,6 +31,9 @@ class PeerConfig:
     """For the engine to close and the server to confirm `unpair`."""
     close_timeout: float = 5.0
     """For the engine and the signaling connection to close."""
+    id_in_use_window: float = 5.0
+    """A connection that hyperpeer-node closes with an empty frame this soon, having said nothing, was refused
+    because its id is in use."""
     max_signal_size: int = 1024 * 1024
     """Largest signaling message, in and out: the limit of hyperpeer-py's WebSocket library."""
     max_send_size: int = 256 * 1024
@@ -43,13 +46,20 @@ class PeerConfig:
 
     def __post_init__(self) -> None:
         for name in ("open", "reply", "accept", "negotiation", "part", "leave", "close"):
-            _positive(f"{name}_timeout", getattr(self, f"{name}_timeout"))
+            positive(f"{name}_timeout", getattr(self, f"{name}_timeout"))
         if self.silence_timeout is not None:
-            _positive("silence_timeout", self.silence_timeout)
-        for name in ("max_signal_size", "max_send_size", "max_receive_size", "max_pending_candidates"):
-            _positive(name, getattr(self, name))
+            positive("silence_timeout", self.silence_timeout)
+        for name in (
+            "id_in_use_window",
+            "max_signal_size",
+            "max_send_size",
+            "max_receive_size",
+            "max_pending_candidates",
+        ):
+            positive(name, getattr(self, name))
 
 
-def _positive(name: str, value: float) -> None:
+def positive(name: str, value: float) -> None:
+    """Raise `LocalProtocolError` unless the setting `name` is above zero."""
     if not value > 0:
         raise LocalProtocolError(f"{name} must be above zero, not {value}.")

@@ -183,13 +183,6 @@ class EngineClosed:
 Command: TypeAlias = ListPeers | Listen | Connect | Accept | Disconnect | Send | Close
 SignalingInput: TypeAlias = SignalingOpened | SignalingReceived | SignalingFailed | SignalingClosed
 EngineReport: TypeAlias = (
-    LocalOffer
-    | LocalAnswer
-    | LocalCandidate
-    | ChannelOpened
-    | ChannelReceived
-    | Activity
-    | EngineFailed
-    | EngineClosed
+    LocalOffer | LocalAnswer | LocalCandidate | ChannelOpened | ChannelReceived | Activity | EngineFailed | EngineClosed
 )
 PeerInput: TypeAlias = Command | SignalingInput | EngineReport

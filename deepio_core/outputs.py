@@ -246,6 +246,14 @@ class Disconnected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignalingLost:
+    """The signaling connection is lost while connected: media and data go on until the session ends."""
+
+    detail: str = ""
+    """Why, for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SignalIgnored:
     """A signal has come that does not fit, or cannot be read; nothing has changed."""
 
@@ -286,6 +294,7 @@ PeerEvent: TypeAlias = (
     | DataReceived
     | DataIgnored
     | Disconnected
+    | SignalingLost
     | SignalIgnored
     | PeerClosed
 )

@@ -10,7 +10,7 @@ A stage is finer: it says which answer is awaited. A trigger that a stage does n
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum, StrEnum, auto
+from enum import Enum, StrEnum, auto
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class PeerState(IntEnum):
+class PeerState(Enum):
     """The public states of a hyperpeer peer, with the numbers that hyperpeer-py gives them."""
 
     STARTING = auto()

@@ -50,6 +50,10 @@ class Timers:
         """Stop all."""
         self._deadlines.clear()
 
+    def runs(self, timer: Timer) -> bool:
+        """Whether `timer` runs."""
+        return timer in self._deadlines
+
     def next(self) -> tuple[Timer, float] | None:
         """The timer that ends first and its time; None if none runs."""
         if not self._deadlines:
