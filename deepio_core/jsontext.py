@@ -1,8 +1,8 @@
 """JSON texts (RFC 8259), as signaling and data channel carry them: limits in, plain UTF-8 out.
 
 Peers serialise with JavaScript and Python. What a text may not do here: be larger or deeper than agreed, hold
-NaN or infinity (Python's encoder writes them, no browser reads them), or numbers that do not fit. Of equal keys
-the last one counts, as in both languages.
+NaN or infinity (Python's encoder writes them, no browser reads them), or numbers that do not fit. Of equal
+keys the last one counts, as in both languages.
 """
 
 from __future__ import annotations
