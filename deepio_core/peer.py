@@ -109,6 +109,11 @@ class Peer:
         return self._stage
 
     @property
+    def ended(self) -> bool:
+        """Whether `PeerClosed` has been told."""
+        return self._stage is Stage.CLOSED
+
+    @property
     def remote_id(self) -> str | None:
         """The remote peer, from CONNECTING to DISCONNECTING; else None."""
         return self._remote_id or None
@@ -332,8 +337,10 @@ class Peer:
         self._lose_link(Trigger.SIGNALING_CLOSED, self._close_cause(event.code), detail)
 
     def _close_cause(self, code: int | None) -> Cause:
-        """What a close code means. hyperpeer-node 0.1.3 closes a second peer of the same id with an empty frame
-        (code 1005) right after the handshake, before it answers anything; it closes nothing else itself.
+        """What a close code means.
+
+        hyperpeer-node 0.1.3 closes a second peer of the same id with an empty frame (code 1005) right after the
+        handshake, before it answers anything; it closes nothing else itself.
         """
         early = self._now - self._opened_at <= self.config.id_in_use_window and not self._heard
         if code == closecodes.NO_STATUS and early:
