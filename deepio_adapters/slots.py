@@ -112,7 +112,7 @@ class LatestSlot(Generic[T]):
         """Ends the slot; the second call does nothing.
 
         Args:
-            error: Why the producer stopped, handed to the consumer in `SlotClosedError.error`; None for a planned
+            error: Why the producer stopped, for `SlotClosedError.error`; None for a planned end.
             end.
             discard: Drop a waiting item instead of delivering it (for a consumer that leaves).
         """

@@ -1,0 +1,96 @@
+"""The thread in which a source does its blocking work, and from which the newest frame is handed over."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+
+from deepio_adapters.slots import LatestSlot
+from deepio_adapters.sources import Source, SourceClosedError, SourceError, SourceFrame, SourceInfo
+
+__all__ = ["SourcePump"]
+
+_log = logging.getLogger(__name__)
+
+
+class SourcePump:
+    """Runs one source in a thread of its own and puts its frames into a newest-wins slot.
+
+    One consumer reads `slot`. Several connections fed by one source will each get a slot from here.
+
+    Attributes:
+        source: The source.
+        slot: The newest frame; closed at the end, with the source's error if it failed.
+        opened: What the source turned out to be, or why it could not be opened. Never cancelled by who waits
+        for it;
+            a pump that is stopped before answers with SourceClosedError.
+        finished: Done when the source is released and the thread at its end: None after a planned end or
+        `stop`, the
+            error otherwise.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.slot: LatestSlot[SourceFrame] = LatestSlot()
+        self.opened: Future[SourceInfo] = Future()
+        self.finished: Future[None] = Future()
+        for future in (self.opened, self.finished):
+            # A waiter that is cancelled, as asyncio.wrap_future does it, must not take the result from the
+            # others.
+            future.set_running_or_notify_cancel()
+        self._started = threading.Lock()
+        # A daemon: a thread that is stuck in a driver or in the application's code must not keep the process
+        # alive.
+        self._thread = threading.Thread(target=self._run, name="deepio-source", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread; returns at once. The second call does nothing."""
+        if self._started.acquire(blocking=False):
+            self._thread.start()
+
+    def stop(self, timeout: float = 2.0) -> bool:
+        """Closes the source and ends the thread; idempotent, from any thread, in at most `timeout` seconds.
+
+        With a timeout of 0 it does not block, and `finished` tells when it is done; that is the form for
+        event loops.
+
+        Returns:
+            True when the thread has ended.
+        """
+        self.source.close(timeout=0)
+        self.slot.close(discard=True)
+        if self._started.acquire(blocking=False):  # never started, and now never will be
+            self._finish(None)
+            return True
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            info = self.source.open()
+            self.opened.set_result(info)
+            for frame in self.source.frames():
+                if not self.slot.put(frame):
+                    break
+        except SourceClosedError:
+            pass
+        except SourceError as fault:
+            error = fault
+        except Exception as fault:  # noqa: BLE001 - a fault of ours must reach the consumer, or it waits for ever
+            _log.exception("the source %s failed unexpectedly", self.source.name)
+            error = fault
+        finally:
+            self.source.close()
+            self._finish(error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        if not self.opened.done():
+            self.opened.set_exception(error or SourceClosedError(f"{self.source.name} was closed."))
+        self.slot.close(error)
+        if error is None:
+            self.finished.set_result(None)
+        else:
+            self.finished.set_exception(error)

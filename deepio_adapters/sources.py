@@ -1,0 +1,234 @@
+"""Where video comes from: files, URLs, cameras, the test pattern, and arrays made by the application.
+
+`parse_source` turns what a user writes into a `Source` without touching the network or the disk. A source
+does its blocking work in the thread that calls it, never in an event loop; `source_pump.SourcePump` is the
+thread for that, and hands over the newest frame through a `slots.LatestSlot`.
+
+Sources hand out decoded pictures. Copying packets undecoded (`SourceInfo.codec` tells what there would be to
+copy) and audio have their place beside `Source.frames`; neither exists yet.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from deepio_adapters.source_urls import SourceError, SourceUrl, redact
+
+if TYPE_CHECKING:
+    import av
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "FrameFeed",
+    "Source",
+    "SourceError",
+    "SourceFrame",
+    "SourceInfo",
+    "parse_source",
+    "redact",
+]
+
+VIDEO_CLOCK = 90_000
+"""Ticks per second of picture time stamps: the RTP clock of every video codec (RFC 3551 section 5)."""
+
+DEFAULT_FRAME_RATE = 30.0
+"""Frames per second taken from the application's arrays when it names no rate, as hyperpeer-py does."""
+
+FrameFeed: TypeAlias = "Callable[[], Any] | Iterable[NDArray[np.uint8]] | AsyncIterable[NDArray[np.uint8]]"
+"""What may make frames: an iterable, or a callable that returns one frame or an iterable; plain or async."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceInfo:
+    """What a source turned out to be when it was opened."""
+
+    width: int
+    """Width in pixels of the first picture, as far as it is known before decoding."""
+    height: int
+    """Height in pixels, likewise."""
+    frame_rate: float | None
+    """Frames per second announced by the source; None when it announces none."""
+    live: bool
+    """True when frames come at their own pace; False when we pace them by their time stamps."""
+    codec: str | None = None
+    """Name of the codec the packets are in, as FFmpeg calls it ("h264", "vp8"); None when there are no
+    packets."""
+    container: str | None = None
+    """FFmpeg's name of the container or protocol; None when there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFrame:
+    """One picture, and when it was taken."""
+
+    picture: av.VideoFrame
+    """The picture in whatever pixel format the source delivers; `pts` and `time_base` carry `pts` below at 90
+    kHz."""
+    pts: float
+    """Seconds from the first frame; strictly increasing, over loops too."""
+    captured_at: float
+    """When the frame was due (a recording) or came out of the source (live): seconds of `time.monotonic`."""
+    width: int
+    """Width in pixels."""
+    height: int
+    """Height in pixels."""
+
+    def to_bgr(self) -> NDArray[np.uint8]:
+        """Returns the picture as a new uint8 array (height, width, 3) in OpenCV's BGR order."""
+        return cast("NDArray[np.uint8]", self.picture.to_ndarray(format="bgr24"))
+
+
+def stamp(picture: av.VideoFrame, pts: float, captured_at: float) -> SourceFrame:
+    """Writes `pts` (seconds) into the picture and wraps it up."""
+    picture.pts = round(pts * VIDEO_CLOCK)
+    picture.time_base = Fraction(1, VIDEO_CLOCK)
+    return SourceFrame(picture=picture, pts=pts, captured_at=captured_at, width=picture.width, height=picture.height)
+
+
+class SourceClosedError(SourceError):
+    """The source was closed while it was being opened."""
+
+
+class Source(ABC):
+    """A video source, used once: `open`, then `frames`, then `close`.
+
+    `open` and the iteration block and belong in one worker thread; `close` may come from any thread at any
+    time.
+
+    Attributes:
+        name: What to call it in messages: a path, a redacted URL, or a description. Never holds a secret.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._closed = threading.Event()
+        # Held by the reading thread while it may be inside the library that does the work; whoever holds it
+        # may release what the source has open, nobody else.
+        self._working = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    @abstractmethod
+    def open(self) -> SourceInfo:
+        """Opens the source; blocks, bounded by its timeout.
+
+        Raises:
+            SourceError: It cannot be opened; the message says why, the remedy what to do.
+        """
+
+    @abstractmethod
+    def frames(self) -> Iterator[SourceFrame]:
+        """Yields frames until the source ends or is closed; recordings are paced by their time stamps.
+
+        Raises:
+            SourceError: The source broke off.
+        """
+
+    @property
+    def closed(self) -> bool:
+        """True once `close` was called."""
+        return self._closed.is_set()
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Ends the source and what blocks in it; idempotent, from any thread, in at most `timeout` seconds.
+
+        Returns:
+            True when everything is released. False when the reading thread is still stuck in the system or in
+            the application's code; then it releases everything as soon as it returns from there.
+        """
+        self._closed.set()
+        if not self._working.acquire(timeout=max(0.0, timeout)):
+            return False
+        try:
+            self._release()
+        finally:
+            self._working.release()
+        return True
+
+    def _release(self) -> None:  # noqa: B027 - many sources hold nothing
+        """Frees what the source holds; called with `_working` held, possibly several times."""
+
+    @contextmanager
+    def _step(self) -> Generator[None]:
+        """Brackets every piece of work that may block; raises SourceClosedError instead of starting too late."""
+        with self._working:
+            try:
+                if self._closed.is_set():
+                    raise SourceClosedError(f"{self.name} was closed.")
+                yield
+            except SourceError:
+                if not self._closed.is_set():
+                    raise
+                closed = True
+            else:
+                closed = self._closed.is_set()
+            finally:
+                if self._closed.is_set():
+                    self._release()
+        if closed:  # whatever went wrong in the step came from being closed
+            raise SourceClosedError(f"{self.name} was closed.")
+
+
+def parse_source(
+    source: str | Path | FrameFeed,
+    *,
+    format: str | None = None,  # noqa: A002 - the documented name
+    options: Mapping[str, str] | None = None,
+    loop: bool = False,
+    frame_rate: float | None = None,
+    timeout: tuple[float, float] | None = None,
+) -> Source:
+    """Understands what a user gives as a source; does no I/O.
+
+    Args:
+        source: A path; an `http(s)://` or `rtsp(s)://` URL; a camera device such as `/dev/video0`;
+            `test:[WIDTHxHEIGHT][@RATE]` for the test pattern; or what makes frames (`FrameFeed`): uint8
+            arrays of shape (height, width, 3) in BGR order, copied when they are taken.
+        format: FFmpeg's name of the input format; needed for devices other than `/dev/video*` (`v4l2`,
+            `avfoundation`).
+        options: FFmpeg's options for this input; they win over ours.
+        loop: Start again at the end (files and callables; the test pattern has no end).
+        frame_rate: Frames per second taken from what makes frames (default 30); media bring their own rate.
+        timeout: Seconds to wait at most for the opening, and for more data later; None for what suits the
+            kind of source.
+
+    Raises:
+        SourceError: It is not a source, or an argument does not go with it.
+    """
+    if frame_rate is not None and not 0 < frame_rate <= 1000:
+        raise SourceError(
+            f"A frame rate of {frame_rate} is not possible.", remedy="Give frames per second, up to 1000."
+        )
+    if isinstance(source, (str, Path)):
+        if isinstance(source, str) and source.startswith("test:"):
+            _refuse("the test pattern", format=format, options=options, timeout=timeout)
+            from deepio_adapters.test_pattern import parse_pattern
+
+            return parse_pattern(source, frame_rate)
+        if frame_rate is not None:
+            raise SourceError(
+                f"{redact(str(source))} brings its own frame rate.",
+                remedy="Leave frame_rate out; it is for frames that the application makes.",
+            )
+        from deepio_adapters.av_source import AvSource
+
+        return AvSource(SourceUrl.parse(source, format), options=options or {}, loop=loop, timeout=timeout)
+    _refuse("frames made by the application", format=format, options=options, timeout=timeout)
+    from deepio_adapters.frame_sources import frame_source
+
+    return frame_source(source, frame_rate=frame_rate or DEFAULT_FRAME_RATE, loop=loop)
+
+
+def _refuse(kind: str, **arguments: object) -> None:
+    for name, value in arguments.items():
+        if value:
+            raise SourceError(f"{name} does not go with {kind}.", remedy=f"Leave {name} out.")
