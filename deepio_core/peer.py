@@ -68,13 +68,24 @@ class Peer:
         now: The time, in seconds on the caller's monotonic clock.
         link: Number of the signaling connection, told by `OpenSignaling`.
         first_negotiation: Number of the first negotiation.
+        observer: Told every edge of `states.TRANSITIONS` that is taken, stays included, as (stage, trigger). For
+            tests that want to know what they have reached; it must not touch the peer.
     """
 
-    def __init__(self, config: PeerConfig, *, now: float, link: int = 1, first_negotiation: int = 1) -> None:
+    def __init__(
+        self,
+        config: PeerConfig,
+        *,
+        now: float,
+        link: int = 1,
+        first_negotiation: int = 1,
+        observer: Callable[[Stage, Trigger], None] | None = None,
+    ) -> None:
         self.config = config
         """The settings."""
         self.link = link
         """Number of the signaling connection."""
+        self._observer = observer
         self._now = now
         self._stage = Stage.STARTING
         self._timers = Timers()
@@ -177,6 +188,8 @@ class Peer:
         target = TRANSITIONS[self._stage].get(trigger)
         if target is None:
             return False
+        if self._observer is not None:
+            self._observer(self._stage, trigger)
         if target is not self._stage:
             self._enter(target, cause, detail)
         return True
@@ -276,6 +289,7 @@ class Peer:
         if not self._lists:
             self._start(Timer.LIST)
         self._lists += 1
+        self._move(Trigger.LIST_PEERS)
 
     def _on_listen(self, _command: inputs.Listen) -> None:
         self._demand(Trigger.LISTEN)
@@ -312,6 +326,7 @@ class Peer:
                 remedy="Send less at once.",
             )
         self._tell(outputs.SendChannel(negotiation=self._negotiation, text=text))
+        self._move(Trigger.SEND)
 
     def _on_close(self, _command: inputs.Close) -> None:
         self._demand(Trigger.CLOSE)
@@ -373,6 +388,7 @@ class Peer:
         if self._lists:
             self._start(Timer.LIST)
         self._tell(outputs.PeersListed(peers=signal.peers))
+        self._move(Trigger.PEER_LIST)
 
     def _give_up_lists(self, cause: Cause) -> None:
         self._timers.stop(Timer.LIST)
@@ -387,6 +403,7 @@ class Peer:
             self._ignore(f"paired with {signal.remote_id!r}")
         elif self._stage is Stage.ONLINE:
             self._signal(signals.UNPAIR)
+            self._move(trigger)
         elif self._stage is Stage.LISTENING:
             self._move(trigger)
             self._remote_id = signal.remote_id
@@ -439,7 +456,7 @@ class Peer:
             self._apply_candidates()
 
     def _on_candidate(self, signal: signals.RemoteCandidate) -> None:
-        if not self._allows(Trigger.CANDIDATE):
+        if not self._move(Trigger.CANDIDATE):
             self._ignore("a candidate that is not awaited")
         elif self._remote_described:
             self._apply_candidate(signal.candidate)
@@ -495,8 +512,10 @@ class Peer:
 
     def _on_local_candidate(self, report: inputs.LocalCandidate) -> None:
         # A candidate before the description makes hyperpeer-py fail, so it waits for none and is not sent.
-        if self._current(report, Trigger.LOCAL_CANDIDATE) and self._described:
-            self._signal(signals.candidate_text(report.candidate))
+        if self._current(report, Trigger.LOCAL_CANDIDATE):
+            if self._described:
+                self._signal(signals.candidate_text(report.candidate))
+            self._move(Trigger.LOCAL_CANDIDATE)
 
     def _on_channel_opened(self, report: inputs.ChannelOpened) -> None:
         if not self._current(report, Trigger.CHANNEL_OPENED):
@@ -510,6 +529,7 @@ class Peer:
     def _on_channel_received(self, report: inputs.ChannelReceived) -> None:
         if not self._current(report, Trigger.CHANNEL_RECEIVED):
             return
+        self._move(Trigger.CHANNEL_RECEIVED)
         self._start(Timer.SILENCE)
         try:
             data = decode(report.data, max_size=self.config.max_receive_size)
@@ -520,6 +540,7 @@ class Peer:
 
     def _on_activity(self, report: inputs.Activity) -> None:
         if self._current(report, Trigger.ACTIVITY):
+            self._move(Trigger.ACTIVITY)
             self._start(Timer.SILENCE)
 
     def _on_engine_failed(self, report: inputs.EngineFailed) -> None:
