@@ -1,0 +1,497 @@
+"""The loop-neutral client that both faces wrap: a session on a real link and a real engine, for one application.
+
+    async with Client(config) as client:
+        async for message in client.messages():
+            ...
+
+All of it lives inside the `async with`: leaving it says goodbye to the remote peer and the server, in bounded time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar
+from weakref import WeakSet
+
+import anyio
+import anyio.lowlevel
+
+from deepio_adapters.driver import Dial, Driver
+from deepio_adapters.engine import EngineConfig, EngineFactory, open_engine
+from deepio_adapters.groups import unwrapped
+from deepio_adapters.link import SignalingLink, open_link
+from deepio_adapters.rates import RateMeter
+from deepio_adapters.slots import waker
+from deepio_adapters.streams import FrameStream, MessageStream
+from deepio_core import outputs, session
+from deepio_core.errors import DeepIOError, LocalProtocolError
+from deepio_core.jsontext import encode
+from deepio_core.states import PeerState
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from deepio_adapters.engine import Report
+    from deepio_adapters.tls import TLSOptions
+    from deepio_core.address import SignalingAddress
+    from deepio_core.jsontext import JSON
+    from deepio_core.policy import SessionConfig
+
+__all__ = ["Client", "ClientConfig", "ClientStats", "EventHandler", "Handler", "SessionEndedError"]
+
+logger = logging.getLogger(__name__)
+
+LEAVE_TIMEOUT: Final = 5.0
+"""Seconds for goodbyes on the way out; then everything is cut."""
+
+MEASURE_INTERVAL: Final = 1.0
+"""Seconds between two looks at the counters."""
+
+T = TypeVar("T")
+
+Handler: TypeAlias = Callable[[Any], "Awaitable[object] | object"]
+"""A function or coroutine function that takes a message (the JSON value that came) or a frame (a BGR array (H, W, 3) of
+uint8)."""
+
+EventHandler: TypeAlias = Callable[[session.SessionEvent], object]
+"""A function that takes an event of the session; it must not block."""
+
+
+class SessionEndedError(DeepIOError):
+    """The session has ended for a reason that trying again cannot help.
+
+    Args:
+        ended: The session's last event.
+    """
+
+    def __init__(self, ended: session.SessionEnded) -> None:
+        super().__init__(f"The session has ended: {ended.detail}.", remedy=ended.remedy)
+        self.cause = ended.cause
+        """Why, as far as a program needs to know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConfig:
+    """Settings of a `Client`."""
+
+    address: SignalingAddress
+    """The server, and who we are on it."""
+    session: SessionConfig
+    """Settings of the session: whom to connect to, metadata, timeouts."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """Settings of the engine: source, received video, ICE servers. A frame handler turns `receive_video` on."""
+    tls: TLSOptions | None = None
+    """How the server's certificate is checked; None: as the environment says."""
+    allow_plain: bool | None = None
+    """Allow ws:// to another machine; None: as the environment says."""
+    ping_interval: float = 20.0
+    """Seconds between two pings of the server."""
+    proxy: str | Literal[True] | None = True
+    """URL of an HTTP proxy; True: as the environment says; None: none."""
+    open_engine: EngineFactory = field(default=open_engine, repr=False)
+    """Makes the engine; in tests, the one of a `MemoryNetwork`."""
+    dial: Dial | None = field(default=None, repr=False)
+    """Opens signaling links; None: WebSockets to `address`. In tests, in-memory links."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientStats:
+    """A snapshot of what a client does. Rates are means over about the last two seconds."""
+
+    state: PeerState
+    """The public state."""
+    remote_id: str | None
+    """The remote peer, if there is one."""
+    fps_sent: float
+    """Video frames sent per second."""
+    fps_received: float
+    """Video frames received per second."""
+    bitrate_sent: float
+    """Bits sent per second."""
+    bitrate_received: float
+    """Bits received per second."""
+    frames_sent: int
+    """Video frames handed to the encoder."""
+    frames_received: int
+    """Video frames received and decoded."""
+    frames_dropped: int
+    """Video frames replaced by newer ones, on the way out or in."""
+    bytes_sent: int
+    """Bytes sent."""
+    bytes_received: int
+    """Bytes received."""
+    messages_received: int
+    """DEEP messages received."""
+    messages_dropped: int
+    """DEEP messages that a consumer was too slow for, or that the engine could not send or take."""
+    round_trip: float | None
+    """Seconds to the remote peer and back, measured last; None before that."""
+    reconnects: int
+    """How often the data channel has opened again after the first time."""
+    last_error: str | None
+    """What has gone wrong last, as a sentence."""
+
+
+class Client:
+    """A session that lives in an `async with`, on asyncio or trio; used once.
+
+    Args:
+        config: The settings.
+    """
+
+    def __init__(self, config: ClientConfig) -> None:
+        self.config = config
+        """The settings."""
+        self._context: AbstractAsyncContextManager[None] | None = None
+        self._driver: Driver | None = None
+        self._session: session.Session | None = None
+        self._thread: int | None = None
+        self._wake: Callable[[], None] | None = None
+        self._metadata: deque[JSON] = deque(maxlen=1)  # on its way to the session; the newest wins
+        self._data_handlers: list[Handler] = []
+        self._frame_handlers: list[Handler] = []
+        self._event_handlers: list[EventHandler] = []
+        self._messages: WeakSet[MessageStream] = WeakSet()
+        self._frames: WeakSet[FrameStream] = WeakSet()
+        self._handled_messages = MessageStream(_nothing)
+        self._handled_frames = FrameStream(_nothing)
+        self._messages.add(self._handled_messages)
+        self._frames.add(self._handled_frames)
+        self._messages_received = self._messages_dropped = self._frames_dropped = self._connections = 0
+        self._last_error: str | None = None
+        self._ended: session.SessionEnded | None = None
+        self._changed = anyio.Event()
+        self._rates = RateMeter()
+
+    # --- The life ----------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open engine and source, and begin to connect.
+
+        Raises:
+            DeepIOError: The source cannot be opened, or a setting cannot be used.
+        """
+        if self._context is not None:
+            raise LocalProtocolError("A client is used once.", remedy="Make a new one.")
+        self._context = self._live()
+        await self._context.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        assert self._context is not None, "entered before"
+        return await self._context.__aexit__(kind, error, traceback)
+
+    @asynccontextmanager
+    async def _live(self) -> AsyncIterator[None]:
+        self._thread = threading.get_ident()
+        self._wake = waker(self._send_newest_metadata)
+        driver = self._driver = Driver(
+            self._make_session, dial=self.config.dial or self._dial, open_engine=self._engine, on_event=self._on_event
+        )
+        with unwrapped():
+            async with anyio.create_task_group() as tasks:
+                try:
+                    await tasks.start(driver.run)
+                    tasks.start_soon(self._serve, self._handled_messages, self._data_handlers, _raw)
+                    tasks.start_soon(self._serve, self._handled_frames, self._frame_handlers, _array)
+                    tasks.start_soon(self._spread_frames, driver)
+                    tasks.start_soon(self._measure, driver)
+                    yield
+                finally:
+                    with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
+                        await self._leave(driver)
+                    self._wake = None
+                    self._close_streams()
+                    tasks.cancel_scope.cancel()
+
+    def _make_session(self, now: float) -> session.Session:
+        config = self.config.session
+        if self._metadata:
+            config = dataclasses.replace(config, metadata=self._metadata.pop())
+        self._session = session.Session(config, now=now, random=random.random)
+        return self._session
+
+    def _engine(self, report: Report) -> AbstractAsyncContextManager[Any]:
+        wanted = self.config.engine.receive_video or bool(self._frame_handlers)
+        return self.config.open_engine(dataclasses.replace(self.config.engine, receive_video=wanted), report)
+
+    def _dial(self) -> AbstractAsyncContextManager[SignalingLink]:
+        config = self.config
+        return open_link(
+            config.address,
+            tls=config.tls,
+            allow_plain=config.allow_plain,
+            open_timeout=config.session.peer.open_timeout,
+            ping_interval=config.ping_interval,
+            max_size=config.session.peer.max_signal_size,
+            proxy=config.proxy,
+        )
+
+    async def _leave(self, driver: Driver) -> None:
+        if self._session is not None and self._ended is None:
+            driver.feed(session.Stop())
+            while self._ended is None:
+                await self._changed.wait()
+
+    def _close_streams(self) -> None:
+        for messages in list(self._messages):
+            messages.close()
+        for frames in list(self._frames):
+            frames.close()
+
+    # --- What the application asks -----------------------------------------------------------------------------
+
+    def add_data_handler(self, handler: Handler) -> None:
+        """Have `handler` called with each message that comes, as JSON value, in the application's event loop.
+
+        Handlers are called one after the other. One that raises is logged, and the others still run. A `data` message
+        is acknowledged before.
+        """
+        self._data_handlers.append(handler)
+
+    def remove_data_handler(self, handler: Handler) -> None:
+        """Undo `add_data_handler`.
+
+        Raises:
+            ValueError: There is no such handler.
+        """
+        self._data_handlers.remove(handler)
+
+    def add_frame_handler(self, handler: Handler) -> None:
+        """Have `handler` called with the newest frame that came, as BGR array (H, W, 3) of uint8.
+
+        Raises:
+            LocalProtocolError: The client runs already and has refused the remote peer's video.
+        """
+        if self._driver is not None:
+            self._demand_video()
+        self._frame_handlers.append(handler)
+
+    def add_event_handler(self, handler: EventHandler) -> None:
+        """Have `handler` called with each event of the session: states, failures, retries. It must not block."""
+        self._event_handlers.append(handler)
+
+    def messages(self) -> MessageStream:
+        """The messages from now on, to be read by `async for`; each stream has its own bounded queue.
+
+        The iteration ends with the session, and raises `SessionEndedError` if the session has failed.
+        """
+        return self._register(MessageStream(self._raise_if_failed), self._messages)
+
+    def frames(self) -> FrameStream:
+        """The newest frames from now on, to be read by `async for`.
+
+        The iteration ends with the session, and raises `SessionEndedError` if the session has failed.
+
+        Raises:
+            LocalProtocolError: The client refuses the remote peer's video.
+        """
+        self._demand_video()
+        return self._register(FrameStream(self._raise_if_failed), self._frames)
+
+    def _register(self, stream: _Stream, streams: WeakSet[_Stream]) -> _Stream:
+        if self._ended is not None:
+            stream.close()
+        streams.add(stream)
+        return stream
+
+    def _demand_video(self) -> None:
+        if not (self.config.engine.receive_video or self._frame_handlers):
+            raise LocalProtocolError(
+                "No frames come, since the remote peer's video is refused.",
+                remedy="Set receive_video, or add a frame handler before the start.",
+            )
+
+    async def send(self, message: JSON) -> None:
+        """Send one message to the connected remote peer.
+
+        Raises:
+            LocalProtocolError: Not connected, or the message is not JSON or too large.
+        """
+        await anyio.lowlevel.checkpoint()
+        self._running.feed(session.SendMessage(message=message))
+
+    def send_metadata(self, metadata: JSON) -> None:
+        """Send new metadata, now if connected, and after every connection to come; from any thread.
+
+        Raises:
+            LocalProtocolError: The metadata is not JSON, or too large.
+        """
+        if self._thread == threading.get_ident() and self._session is not None:
+            self._running.feed(session.SendMetadata(metadata=metadata))
+            return
+        encode(metadata)  # raises here and not in the other thread
+        self._metadata.append(metadata)
+        if self._wake is not None:
+            self._wake()
+
+    def _send_newest_metadata(self) -> None:
+        if self._session is None or not self._metadata:
+            return
+        try:
+            self._running.feed(session.SendMetadata(metadata=self._metadata.pop()))
+        except LocalProtocolError as error:
+            logger.error("The metadata was not sent: %s", error)
+
+    async def wait_connected(self) -> str:
+        """Wait until the data channel is open; return the remote peer's id.
+
+        Raises:
+            SessionEndedError: The session has failed.
+            LocalProtocolError: The session has ended as planned.
+        """
+        while True:
+            await anyio.lowlevel.checkpoint()
+            if self._ended is not None:
+                self._raise_if_failed()
+                raise LocalProtocolError("The session has ended.")
+            current = self._session
+            if current is not None and current.state is PeerState.CONNECTED and current.remote_id is not None:
+                return current.remote_id
+            await self._changed.wait()
+
+    async def wait_ended(self) -> None:
+        """Wait until the session ends by itself, say because its video source has ended.
+
+        Raises:
+            SessionEndedError: The session has failed.
+        """
+        await anyio.lowlevel.checkpoint()
+        while self._ended is None:
+            await self._changed.wait()
+        self._raise_if_failed()
+
+    @property
+    def state(self) -> PeerState:
+        """The public state; STARTING before the start."""
+        return PeerState.STARTING if self._session is None else self._session.state
+
+    @property
+    def remote_id(self) -> str | None:
+        """The remote peer, from CONNECTING to DISCONNECTING; else None."""
+        return None if self._session is None else self._session.remote_id
+
+    @property
+    def metadata(self) -> JSON:
+        """The newest metadata."""
+        if self._metadata:
+            return self._metadata[-1]
+        return self.config.session.metadata if self._session is None else self._session.metadata
+
+    def stats(self) -> ClientStats:
+        """A snapshot of what the client does.
+
+        Raises:
+            LocalProtocolError: The client does not run yet.
+        """
+        driver = self._running
+        engine = driver.engine.stats()
+        waiting = sum(stream.dropped for stream in self._messages)
+        return ClientStats(
+            state=self.state,
+            remote_id=self.remote_id,
+            fps_sent=self._rates.rate(0),
+            fps_received=self._rates.rate(1),
+            bitrate_sent=8 * self._rates.rate(2),
+            bitrate_received=8 * self._rates.rate(3),
+            frames_sent=engine.frames_sent,
+            frames_received=engine.frames_received,
+            frames_dropped=engine.send_dropped
+            + engine.receive_dropped
+            + sum(
+                stream.dropped for stream in self._frames if stream is not self._handled_frames or self._frame_handlers
+            ),
+            bytes_sent=engine.bytes_sent,
+            bytes_received=engine.bytes_received,
+            messages_received=self._messages_received,
+            messages_dropped=waiting + engine.messages_dropped + driver.reports_dropped,
+            round_trip=engine.round_trip,
+            reconnects=max(0, self._connections - 1),
+            last_error=self._last_error,
+        )
+
+    @property
+    def _running(self) -> Driver:
+        if self._driver is None or self._session is None:
+            raise LocalProtocolError("The client does not run.", remedy="Use it inside its `async with`.")
+        return self._driver
+
+    # --- What comes --------------------------------------------------------------------------------------------
+
+    def _on_event(self, event: session.SessionEvent) -> None:
+        match event:
+            case session.MessageReceived():
+                self._messages_received += 1
+                for stream in self._messages:
+                    stream.put(event.message)
+            case outputs.Connected():
+                self._connections += 1
+            case session.Retrying():
+                self._last_error = event.detail
+                logger.info("Trying again in %.1f s: %s.", event.delay, event.detail)
+            case session.SessionEnded():
+                self._ended = event
+                self._close_streams()
+            case _:
+                pass
+        for handler in list(self._event_handlers):
+            try:
+                handler(event)
+            except Exception:
+                logger.exception("An event handler has failed.")
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+
+    def _raise_if_failed(self) -> None:
+        if self._ended is not None and self._ended.cause not in {outputs.Cause.LOCAL, outputs.Cause.SOURCE_ENDED}:
+            raise SessionEndedError(self._ended)
+
+    async def _serve(
+        self, stream: MessageStream | FrameStream, handlers: list[Handler], convert: Callable[[Any], object]
+    ) -> None:
+        async for item in stream:
+            for handler in list(handlers):
+                try:
+                    result = handler(convert(item))
+                    if inspect.isawaitable(result):
+                        await result
+                except Exception:
+                    logger.exception("A handler has failed.")
+
+    async def _spread_frames(self, driver: Driver) -> None:
+        async for frame in driver.engine.frames:
+            for stream in self._frames:
+                stream.put(frame)
+
+    async def _measure(self, driver: Driver) -> None:
+        while True:
+            stats = driver.engine.stats()
+            self._rates.sample(
+                anyio.current_time(), stats.frames_sent, stats.frames_received, stats.bytes_sent, stats.bytes_received
+            )
+            await anyio.sleep(MEASURE_INTERVAL)
+
+
+_Stream = TypeVar("_Stream", MessageStream, FrameStream)
+
+
+def _nothing() -> None:
+    """The end of a stream that nobody iterates but the client."""
+
+
+def _raw(message: Any) -> object:
+    return message.raw
+
+
+def _array(frame: Any) -> object:
+    return frame.to_ndarray()

@@ -1,0 +1,98 @@
+"""What an application reads from a client: messages in order, frames newest first. Both are bounded and count drops."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, Self
+
+import anyio
+import anyio.lowlevel
+
+from deepio_adapters.slots import LatestSlot, SlotClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deepio_adapters.frames import ReceivedFrame
+    from deepio_core.messages import Message
+
+__all__ = ["FrameStream", "MessageStream"]
+
+QUEUE_LIMIT: Final = 256
+"""Messages that may wait for one consumer: eight seconds of results at 30 a second. Then the oldest goes, since
+results are about the newest frame."""
+
+
+class MessageStream:
+    """DEEP messages for one consumer, from the moment it was made until the session ends.
+
+    Args:
+        at_end: Called when the session has ended and all is read; raises if it has failed.
+    """
+
+    def __init__(self, at_end: Callable[[], object]) -> None:
+        self._at_end = at_end
+        self._messages: deque[Message] = deque(maxlen=QUEUE_LIMIT)
+        self._changed = anyio.Event()
+        self._closed = False
+        self.dropped = 0
+        """Messages that this consumer was too slow for."""
+
+    def put(self, message: Message) -> None:
+        """Append a message; when the queue is full the oldest is dropped and counted."""
+        self.dropped += len(self._messages) == QUEUE_LIMIT
+        self._messages.append(message)
+        self._changed.set()
+
+    def close(self) -> None:
+        """Nothing comes any more; what waits is still delivered."""
+        self._closed = True
+        self._changed.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        await anyio.lowlevel.checkpoint()
+        while not self._messages:
+            if self._closed:
+                self._at_end()
+                raise StopAsyncIteration
+            self._changed = anyio.Event()
+            await self._changed.wait()
+        return self._messages.popleft()
+
+
+class FrameStream:
+    """The newest frames for one consumer; a frame that was not taken in time is replaced and counted.
+
+    Args:
+        at_end: Called when the session has ended and all is read; raises if it has failed.
+    """
+
+    def __init__(self, at_end: Callable[[], object]) -> None:
+        self._at_end = at_end
+        self._slot: LatestSlot[ReceivedFrame] = LatestSlot()
+
+    @property
+    def dropped(self) -> int:
+        """Frames that this consumer was too slow for."""
+        return self._slot.dropped
+
+    def put(self, frame: ReceivedFrame) -> None:
+        """Make `frame` the newest one."""
+        self._slot.put(frame)
+
+    def close(self) -> None:
+        """Nothing comes any more; what waits is still delivered."""
+        self._slot.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ReceivedFrame:
+        try:
+            return await self._slot.aget()
+        except SlotClosedError:
+            self._at_end()
+            raise StopAsyncIteration from None
