@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from contextvars import Context
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 import anyio
@@ -133,7 +135,8 @@ class EngineRoom:
         if loop is None:
             raise EngineRoomError("The engine room is closed.")
         try:
-            loop.call_soon_threadsafe(function, *args)
+            # An empty context: in the caller's, trio would be the current library, and whatever asks finds that.
+            loop.call_soon_threadsafe(function, *args, context=contextvars.Context())
         except RuntimeError as error:  # closed between the two lines
             raise EngineRoomError("The engine room is closed.") from error
 
