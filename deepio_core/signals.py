@@ -277,7 +277,7 @@ def _name_type(value: JSON) -> str:
             return "a string"
         case list():
             return "an array"
-        case dict():
+        case _:
             return "an object"
 
 
