@@ -343,6 +343,11 @@ class Client:
         except LocalProtocolError as error:
             logger.error("The metadata was not sent: %s", error)
 
+    async def stop(self) -> None:
+        """End the session with goodbyes, in bounded time; the `async with` goes on."""
+        with anyio.move_on_after(LEAVE_TIMEOUT):
+            await self._leave(self._running)
+
     async def wait_connected(self) -> str:
         """Wait until the data channel is open; return the remote peer's id.
 

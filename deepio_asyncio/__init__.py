@@ -1,3 +1,5 @@
 """The public face for asyncio applications."""
 
-__all__: list[str] = []
+from deepio_asyncio.deepio import DeepIO
+
+__all__ = ["DeepIO"]

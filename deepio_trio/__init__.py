@@ -1,3 +1,5 @@
 """The public face for trio applications."""
 
-__all__: list[str] = []
+from deepio_trio.deepio import DeepIO
+
+__all__ = ["DeepIO"]
