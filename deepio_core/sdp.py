@@ -169,15 +169,20 @@ class _Outline(NamedTuple):
 def _outlines(sdp: str) -> list[_Outline]:
     outlines: list[_Outline] = []
     for section in _split(sdp)[1:]:
-        kind, _, rest = section.partition(" ")
+        kind, port, *_ = _words(section)
         mid = section.partition("\na=mid:")[2].partition("\n")[0]
-        outlines.append(_Outline(kind, rest.partition(" ")[0], mid.strip()))
+        outlines.append(_Outline(kind, port, mid.strip()))
     return outlines
 
 
 def _split(sdp: str) -> list[str]:
     """Split into the session's part and one for each media line, which begins after its `m=`."""
     return sdp.split("\nm=")
+
+
+def _words(section: str) -> list[str]:
+    """What stands on the media line: kind, port, protocol, formats. The first two are there even if empty."""
+    return [*section.partition("\n")[0].split(), "", ""]
 
 
 def _attributes(section: str) -> dict[str, list[str]]:
@@ -191,7 +196,7 @@ def _attributes(section: str) -> dict[str, list[str]]:
 
 
 def _read_media_line(section: str, attributes: dict[str, list[str]], inherited: dict[str, list[str]]) -> MediaLine:
-    kind, port, *rest = [*section.partition("\n")[0].split(), "", ""]
+    kind, port, *rest = _words(section)
     direction = next(
         (direction for level in (attributes, inherited) for direction in Direction if direction in level),
         Direction.SENDRECV,
