@@ -228,7 +228,7 @@ class Peer:
 
     def _act(self, origin: Stage, target: Stage) -> None:
         """Perform what entering `target` means for the connections that are still open."""
-        if target is Stage.DRAINING and origin is not Stage.LEAVING:
+        if target is Stage.DRAINING:
             self._close_engine()
         elif target is Stage.LEAVING:
             self._close_engine()
@@ -254,7 +254,6 @@ class Peer:
         if self._link_open:
             self._tell(outputs.CloseSignaling(link=self.link))
         self._give_up_lists(Cause.LOCAL if self._link_open else Cause.SIGNALING_LOST)
-        self._check_all_closed()
 
     def _check_all_closed(self) -> None:
         if not (self._engine_open or self._link_open):
@@ -335,9 +334,8 @@ class Peer:
     # --- The signaling connection ----------------------------------------------------------------------------
 
     def _on_signaling_opened(self, event: inputs.SignalingOpened) -> None:
-        if event.link == self.link:
+        if event.link == self.link and self._move(Trigger.SIGNALING_OPENED):
             self._opened_at = self._now
-            self._move(Trigger.SIGNALING_OPENED)
 
     def _on_signaling_failed(self, event: inputs.SignalingFailed) -> None:
         if event.link == self.link and self._allows(Trigger.SIGNALING_FAILED):
