@@ -68,9 +68,9 @@ def open_fault(url: SourceUrl, fault: Exception, *, waited: float, limit: float)
         url: What was opened.
         fault: What PyAV raised.
         waited: Seconds until then.
-        limit: Seconds after which the opening is broken off; FFmpeg disguises that as all kinds of errors.
+        limit: Seconds after which the opening is broken off.
     """
-    if waited >= limit and url.kind is not SourceKind.FILE:
+    if _is_timeout(fault, waited, limit):
         return SourceError(f"{url.name} did not answer within {limit:g} s.", remedy=_MORE_TIME)
     if not isinstance(fault, av.error.FFmpegError):
         return SourceError(f"There is no input format {url.format!r}.", remedy="Leave format out to detect it.")
@@ -80,9 +80,15 @@ def open_fault(url: SourceUrl, fault: Exception, *, waited: float, limit: float)
 
 def read_fault(url: SourceUrl, fault: Exception, *, waited: float, limit: float) -> SourceError:
     """Says why reading from `url` ended; arguments as in `open_fault`, for the one read that failed."""
-    if waited >= limit:
+    if _is_timeout(fault, waited, limit):
         return SourceError(f"{url.name} delivered nothing for {limit:g} s.", remedy=_MORE_TIME)
     return SourceError(f"{url.name} broke off: {_strerror(fault)}.", remedy="Check the source and the network.")
+
+
+def _is_timeout(fault: Exception, waited: float, limit: float) -> bool:
+    # FFmpeg disguises a read that was broken off as all kinds of errors; and where it tolerated one while it opened, it
+    # gives it out later, as soon as what it has read until then is used up.
+    return waited >= limit or isinstance(fault, av.error.ExitError)
 
 
 def _explain(url: SourceUrl, fault: av.error.FFmpegError) -> tuple[str, str]:

@@ -155,7 +155,9 @@ class AvSource(Source):
                 return
             errors = errors + 1 if pictures is None else 0
             if errors > _MAX_DECODE_ERRORS:
-                raise SourceError(f"{errors} packets of {self.name} in a row cannot be decoded.")
+                raise SourceError(
+                    f"{errors} packets of {self.name} in a row cannot be decoded.", remedy="Try to play it."
+                )
             yield from pictures or ()
 
     def _read(self) -> Packet[VideoStream] | None:
@@ -228,10 +230,12 @@ class AvSource(Source):
         assert self._container is not None, "called right after _open_container"
         context, name = self._stream.codec_context, self._container.format.name
         self._has_clock = name not in _FORMATS_WITHOUT_CLOCK
+        rate = _as_float(self._stream.average_rate or self._stream.guessed_rate)
         return SourceInfo(
             width=context.width,
             height=context.height,
-            frame_rate=_as_float(self._stream.average_rate or self._stream.guessed_rate),
+            # Where FFmpeg has seen too little, it guesses the ticks of the clock.
+            frame_rate=rate if rate is not None and rate <= 1000 else None,
             live=self._is_live(self._container),
             codec=context.codec.canonical_name,
             container=name,

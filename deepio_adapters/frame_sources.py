@@ -295,8 +295,13 @@ class AsyncFrameSource(Source):
                 yield made
                 continue
             count = 0
-            async for image in cast("AsyncIterable[object]", made):
-                count += 1
-                yield image
+            images = aiter(cast("AsyncIterable[object]", made))
+            try:
+                async for image in images:
+                    count += 1
+                    yield image
+            finally:
+                if isinstance(images, AsyncGenerator):  # the application's: it may have something open
+                    await cast("AsyncGenerator[object, None]", images).aclose()
             if not (self._loop and count):
                 return

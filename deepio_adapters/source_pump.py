@@ -39,15 +39,18 @@ class SourcePump:
             # A waiter that is cancelled, as asyncio.wrap_future does it, must not take the result from the
             # others.
             future.set_running_or_notify_cancel()
-        self._started = threading.Lock()
+        self._lock = threading.Lock()
+        self._begun = False
         # A daemon: a thread that is stuck in a driver or in the application's code must not keep the process
         # alive.
         self._thread = threading.Thread(target=self._run, name="deepio-source", daemon=True)
 
     def start(self) -> None:
         """Starts the thread; returns at once. The second call does nothing."""
-        if self._started.acquire(blocking=False):
-            self._thread.start()
+        with self._lock:
+            if not self._begun:
+                self._begun = True
+                self._thread.start()
 
     def stop(self, timeout: float = 2.0) -> bool:
         """Closes the source and ends the thread; idempotent, from any thread, in at most `timeout` seconds.
@@ -60,8 +63,11 @@ class SourcePump:
         """
         self.source.close(timeout=0)
         self.slot.close(discard=True)
-        if self._started.acquire(blocking=False):  # never started, and now never will be
-            self._finish(None)
+        with self._lock:
+            if not self._begun:
+                self._begun = True
+                self._finish(None)
+        if self._thread.ident is None:  # never started, and now never will be
             return True
         if self._thread is not threading.current_thread():
             self._thread.join(timeout)

@@ -27,7 +27,11 @@ rush."""
 
 
 class RecordedTimeline:
-    """Stamps for media that are paced by us: gaps count, breaks are closed up."""
+    """Stamps for media that are paced by us: gaps count, breaks are closed up.
+
+    Args:
+        interval: Seconds between frames as long as none has been seen.
+    """
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
@@ -51,6 +55,8 @@ class RecordedTimeline:
                 pts = follow
                 self._offset = pts - media_time
             pts = max(pts, self._last + MIN_STEP)
+            # The step seen last, not the rate announced: short transport streams announce the wildest rates.
+            self._interval = pts - self._last
         self._last = pts
         return pts
 
