@@ -14,7 +14,6 @@ import inspect
 import logging
 import random
 import threading
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,7 +28,6 @@ from deepio_adapters.engine import EngineConfig, EngineFactory, open_engine
 from deepio_adapters.groups import unwrapped
 from deepio_adapters.link import SignalingLink, open_link
 from deepio_adapters.rates import RateMeter
-from deepio_adapters.slots import waker
 from deepio_adapters.streams import FrameStream, MessageStream
 from deepio_core import outputs, session
 from deepio_core.errors import DeepIOError, LocalProtocolError
@@ -154,8 +152,7 @@ class Client:
         self._driver: Driver | None = None
         self._session: session.Session | None = None
         self._thread: int | None = None
-        self._wake: Callable[[], None] | None = None
-        self._metadata: deque[JSON] = deque(maxlen=1)  # on its way to the session; the newest wins
+        self._metadata = config.session.metadata
         self._data_handlers: list[Handler] = []
         self._frame_handlers: list[Handler] = []
         self._event_handlers: list[EventHandler] = []
@@ -194,7 +191,6 @@ class Client:
     @asynccontextmanager
     async def _live(self) -> AsyncIterator[None]:
         self._thread = threading.get_ident()
-        self._wake = waker(self._send_newest_metadata)
         driver = self._driver = Driver(
             self._make_session, dial=self.config.dial or self._dial, open_engine=self._engine, on_event=self._on_event
         )
@@ -210,14 +206,11 @@ class Client:
                 finally:
                     with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
                         await self._leave(driver)
-                    self._wake = None
                     self._close_streams()
                     tasks.cancel_scope.cancel()
 
     def _make_session(self, now: float) -> session.Session:
-        config = self.config.session
-        if self._metadata:
-            config = dataclasses.replace(config, metadata=self._metadata.pop())
+        config = dataclasses.replace(self.config.session, metadata=self._metadata)
         self._session = session.Session(config, now=now, random=random.random)
         return self._session
 
@@ -327,21 +320,15 @@ class Client:
         Raises:
             LocalProtocolError: The metadata is not JSON, or too large.
         """
-        if self._thread == threading.get_ident() and self._session is not None:
-            self._running.feed(session.SendMetadata(metadata=metadata))
-            return
-        encode(metadata)  # raises here and not in the other thread
-        self._metadata.append(metadata)
-        if self._wake is not None:
-            self._wake()
-
-    def _send_newest_metadata(self) -> None:
-        if self._session is None or not self._metadata:
-            return
-        try:
-            self._running.feed(session.SendMetadata(metadata=self._metadata.pop()))
-        except LocalProtocolError as error:
-            logger.error("The metadata was not sent: %s", error)
+        command = session.SendMetadata(metadata=metadata)
+        if self._session is None or self._driver is None:
+            encode(metadata)  # raises here and not at the start
+        elif self._thread == threading.get_ident():
+            self._driver.feed(command)
+        else:
+            encode(metadata)  # raises here and not in the other thread
+            self._driver.post(command)
+        self._metadata = metadata
 
     async def stop(self) -> None:
         """End the session with goodbyes, in bounded time; the `async with` goes on."""
@@ -389,9 +376,7 @@ class Client:
     @property
     def metadata(self) -> JSON:
         """The newest metadata."""
-        if self._metadata:
-            return self._metadata[-1]
-        return self.config.session.metadata if self._session is None else self._session.metadata
+        return self._metadata
 
     def stats(self) -> ClientStats:
         """A snapshot of what the client does.

@@ -23,6 +23,7 @@ from deepio_adapters.link import LinkClosed, LinkError
 from deepio_adapters.slots import waker
 from deepio_core import inputs, outputs
 from deepio_core.closecodes import ABNORMAL
+from deepio_core.errors import LocalProtocolError
 from deepio_core.outputs import Cause
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ Dial: TypeAlias = "Callable[[], AbstractAsyncContextManager[SignalingLink]]"
 
 OpenEngine: TypeAlias = "Callable[[Report], AbstractAsyncContextManager[Engine]]"
 """Opens an engine that gives its reports to the argument."""
+
+
+def _nobody() -> None:
+    """Wakes nobody: there is no event loop yet."""
 
 
 class Machine(Protocol):
@@ -137,8 +142,9 @@ class Driver:
         self._draining = False
         self._changed = anyio.Event()
         self._deadline: float | None = None
-        self._inbox: deque[inputs.EngineReport] = deque()  # bounded: INBOX_LIMIT
+        self._inbox: deque[Any] = deque()  # bounded: INBOX_LIMIT
         self._inbox_lock = threading.Lock()
+        self._wake: Callable[[], None] = _nobody
         self.reports_dropped = 0
         """Data messages dropped because the event loop did not come round to them."""
 
@@ -160,9 +166,9 @@ class Driver:
         Raises:
             DeepIOError: The engine cannot be opened.
         """
-        wake = waker(self._notify)
+        self._wake = waker(self._notify)
         async with (
-            self._open_engine(lambda report: self._post(report, wake)) as self._engine,
+            self._open_engine(self._post) as self._engine,
             anyio.create_task_group() as self._tasks,
         ):
             self._machine = self._make_machine(anyio.current_time())
@@ -170,6 +176,17 @@ class Driver:
             task_status.started()
             await self._keep_time(self._machine)
             self._tasks.cancel_scope.cancel()
+
+    def post(self, command: Any) -> None:
+        """Hands one command to the machine soon; from any thread. Of two of a kind that wait, the newer wins.
+
+        A refusal is logged, since nobody is left to raise it to.
+        """
+        with self._inbox_lock:
+            for waiting in [event for event in self._inbox if type(event) is type(command)]:
+                self._inbox.remove(waiting)
+            self._inbox.append(command)
+        self._wake()
 
     def feed(self, event: Any) -> None:
         """Hands one input to the machine and does what it says; in the event loop only.
@@ -183,7 +200,7 @@ class Driver:
     async def _keep_time(self, machine: Machine) -> None:
         """Hands over what the engine reports, and the time when it has come."""
         while not machine.ended:
-            self._take_reports()
+            self._take_inbox()
             changed, self._deadline = self._changed, machine.deadline
             with anyio.CancelScope(deadline=math.inf if self._deadline is None else self._deadline):
                 await changed.wait()
@@ -231,7 +248,7 @@ class Driver:
 
     # --- The engine ------------------------------------------------------------------------------------------
 
-    def _post(self, report: inputs.EngineReport, wake: Callable[[], None]) -> None:
+    def _post(self, report: inputs.EngineReport) -> None:
         """Takes a report in the engine's thread and lets the event loop fetch it."""
         with self._inbox_lock:
             if len(self._inbox) >= INBOX_LIMIT:
@@ -239,7 +256,7 @@ class Driver:
             self._inbox.append(report)
             first = len(self._inbox) == 1
         if first:
-            wake()
+            self._wake()
 
     def _drop_oldest_data(self) -> None:
         for index, report in enumerate(self._inbox):
@@ -248,12 +265,15 @@ class Driver:
                 self.reports_dropped += 1
                 return
 
-    def _take_reports(self) -> None:
+    def _take_inbox(self) -> None:
         with self._inbox_lock:
-            reports = list(self._inbox)
+            events = list(self._inbox)
             self._inbox.clear()
-        for report in reports:
-            self.feed(report)
+        for event in events:
+            try:
+                self.feed(event)
+            except LocalProtocolError as error:
+                logger.error("%s was refused: %s", type(event).__name__, error)
 
     # --- The signaling link ----------------------------------------------------------------------------------
 
