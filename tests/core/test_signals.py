@@ -41,6 +41,7 @@ from deepio_core.signals import (
     parse_signal,
     peers_text,
 )
+from fuzz import fuzz_signals
 
 MIB = 1024 * 1024
 RECORDED = [
@@ -433,3 +434,12 @@ def test_ten_megabytes_that_are_allowed_are_read() -> None:
     signal = parse_signal(text, max_size=20 * MIB)
     assert isinstance(signal, Offer)
     assert sdp.offer_problem(signal.sdp) is not None
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.name)
+def test_fuzz_corpus(path: Path) -> None:
+    fuzz_signals.check(path.read_bytes())
+
+
+def test_the_fuzz_corpus_is_there() -> None:
+    assert len(CORPUS) >= 60
