@@ -47,6 +47,9 @@ class SessionConfig:
     """Settings of the peer underneath."""
     policy: Policy
     """Whom to connect to."""
+    greets: bool = True
+    """We are a camera: after every connection we say whose video to use, and what it shows. A stream manager says
+    nothing first."""
     metadata: JSON = None
     """Describes the video source; sent after every connection, even if None (as deep_io does)."""
     source_id: str | None = None

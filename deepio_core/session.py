@@ -258,7 +258,8 @@ class Session:
                 self._peer.handle(inputs.Accept(), now=self._now)
             case outputs.Connected():
                 self._connected_at = self._now
-                self._greet()
+                if self.config.greets:
+                    self._greet()
             case outputs.ConnectionFailed():
                 self._on_lost(output.cause, output.detail)
             case outputs.Disconnected():
