@@ -158,6 +158,16 @@ def test_depth_limit_is_exact() -> None:
         decode(json.dumps(nested(5)), max_size=MIB, max_depth=4)
 
 
+@pytest.mark.parametrize("opening", ["[", '{"":', r'["\\",', r'["\"",', r'["[\\\"]",', '["]","",'], ids=repr)
+def test_strings_do_not_hide_depth(opening: str) -> None:
+    def text(depth: int) -> str:
+        return opening * depth + "1" + ("}" if opening[0] == "{" else "]") * depth
+
+    assert decode(text(MAX_DEPTH), max_size=MIB) == json.loads(text(MAX_DEPTH))
+    with pytest.raises(RemoteProtocolError, match="deeper"):
+        decode(text(MAX_DEPTH + 1), max_size=MIB)
+
+
 @given(values, st.integers(1, 6))
 def test_depth_is_that_of_the_value_not_of_its_strings(value: Any, max_depth: int) -> None:
     text = json.dumps(value)

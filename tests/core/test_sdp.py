@@ -218,6 +218,7 @@ def test_media_lines_are_limited() -> None:
         ("\r\n" + describe(DATA), "it is no session description"),
         ("v=0", "it has no certificate fingerprint"),
         (describe(DATA, fingerprint=False), "it has no certificate fingerprint"),
+        (describe("s=a=fingerprint:sha-256 00", DATA, fingerprint=False), "it has no certificate fingerprint"),
         (describe(), "it has no data channel"),
         (describe(VIDEO), "it has no data channel"),
         (describe("a=m=application 9"), "it has no data channel"),
@@ -265,6 +266,12 @@ TAGGED = (f"{VIDEO}\r\na=mid:0", f"{DATA}\r\na=mid:1")
 )
 def test_answers(answer: str, problem: str | None) -> None:
     assert answer_problem(describe(*TAGGED), answer) == problem
+
+
+def test_one_data_channel_that_is_not_rejected_will_do() -> None:
+    rejected = DATA.replace(" 9 ", " 0 ")
+    assert answer_problem(describe(DATA, DATA), describe(rejected, DATA)) is None
+    assert answer_problem(describe(DATA, DATA), describe(rejected, rejected)) == "it rejects the data channel"
 
 
 # --- Anything --------------------------------------------------------------------------------------------------

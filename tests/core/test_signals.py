@@ -44,9 +44,9 @@ from deepio_core.signals import (
 from fuzz import fuzz_signals
 
 MIB = 1024 * 1024
-RECORDED = [
-    json.loads(line) for line in (Path(__file__).parent / "data" / "signals.jsonl").read_text("utf-8").splitlines()
-]
+HERE = Path(__file__).parent
+RECORDED = [json.loads(line) for line in (HERE / "data" / "signals.jsonl").read_text("utf-8").splitlines()]
+CORPUS = sorted((HERE.parents[1] / "fuzz" / "corpus" / "signals").iterdir())
 HOST = "candidate:1 1 udp 2130706431 192.0.2.9 40000 typ host"
 
 json_values = st.recursive(
