@@ -50,4 +50,6 @@ class ReceivedFrame:
             format: FFmpeg's name of a pixel format: "bgr24" (OpenCV's order) and "rgb24" give
                 (height, width, 3), "gray" gives (height, width).
         """
-        return cast("NDArray[np.uint8]", self.picture.to_ndarray(format=format))
+        array = cast("NDArray[np.uint8]", self.picture.to_ndarray(format=format))
+        # Without a conversion, PyAV lends the memory of the picture.
+        return array.copy() if self.picture.format.name == format else array

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 WAITING_LIMIT: Final = 16
 """Frames that may wait to be encoded: half a second at 30 frames/s, 22 MB at 720p. What comes on top is dropped."""
 
-CLOCK: Final = 90_000
-"""Ticks per second of the recorded time stamps: the RTP clock of video."""
+CLOCK: Final = 1000
+"""Ticks per second of the recorded time stamps: no container is finer than Matroska's, and MPEG-4 takes no 90 kHz."""
 
 TIME_JUMP: Final = 1.0
 """Seconds that a time stamp may be off the time of its arrival before we take it for the start of another stream."""
@@ -103,9 +103,9 @@ class Recorder:
                     logger.warning("A frame could not be recorded to %s: %s", self.path, error)
                 self.dropped += 1
         try:
-            if self._stream is not None:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
+            with contextlib.closing(self._container):
+                if self._stream is not None:
+                    self._container.mux(self._stream.encode(None))
         except (OSError, ValueError) as error:
             logger.error("The recording %s could not be finished: %s", self.path, error)
 
