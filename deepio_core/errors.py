@@ -16,7 +16,8 @@ class DeepIOError(Exception):
         """What went wrong."""
         self.remedy = remedy
         """What can be done about it; may be empty."""
-        super().__init__(message, remedy)
+        # Only what stands by position: copying and pickling call the class with it, and restore the attributes.
+        super().__init__(message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}" if self.remedy else self.message
