@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deepio_core.errors import LocalProtocolError
+from deepio_core.address import encode_segment
+from deepio_core.errors import AddressError, LocalProtocolError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,12 @@ class PeerConfig:
     `SignalIgnored`. A browser with ten interfaces sends about 40."""
 
     def __post_init__(self) -> None:
+        if encode_segment(self.peer_id) != self.peer_id:
+            # The server and all peers know us by the encoded id: with another one we would call ourselves.
+            raise AddressError(
+                f"The peer id {self.peer_id!r} is not as it stands in the signaling URL.",
+                remedy="Encode it with `address.encode_segment`.",
+            )
         for name in ("open", "reply", "accept", "negotiation", "part", "leave", "close"):
             positive(f"{name}_timeout", getattr(self, f"{name}_timeout"))
         if self.silence_timeout is not None:
