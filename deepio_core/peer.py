@@ -93,6 +93,7 @@ class Peer:
         self._opened_at = now
         self._link_open = True  # from OpenSignaling to SignalingFailed or SignalingClosed
         self._heard = False
+        self._ready = False  # the server lists us as free: `ready` is sent, and no pairing has come since
         self._lists = 0
         self._closed_for: tuple[Cause, str] | None = None
         self._remote_id = ""
@@ -126,7 +127,7 @@ class Peer:
 
     @property
     def remote_id(self) -> str | None:
-        """The remote peer, from CONNECTING to DISCONNECTING; else None."""
+        """The remote peer, from CONNECTING until all that belongs to it is over; else None."""
         return self._remote_id or None
 
     @property
@@ -292,7 +293,11 @@ class Peer:
 
     def _on_listen(self, _command: inputs.Listen) -> None:
         self._demand(Trigger.LISTEN)
-        self._signal(signals.READY)
+        if not self._ready:
+            # Sent twice, it may overtake a pairing that the first one has brought: the server would take us for free
+            # again in the middle of it, and the next caller would cut off the first, which is not even told.
+            self._ready = True
+            self._signal(signals.READY)
         self._move(Trigger.LISTEN)
 
     def _on_connect(self, command: inputs.Connect) -> None:
@@ -395,6 +400,7 @@ class Peer:
         self._lists = 0
 
     def _on_paired(self, signal: signals.Paired) -> None:
+        self._ready = False
         other = self._remote_id not in {"", signal.remote_id}
         trigger = Trigger.PAIRED_OTHER if other else Trigger.PAIRED
         if not self._allows(trigger):
