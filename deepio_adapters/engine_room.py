@@ -19,7 +19,6 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from contextvars import Context
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 import anyio

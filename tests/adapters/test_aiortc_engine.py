@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aioice.ice
 import aiortc
 import anyio
+import av
 import pytest
-from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCDataChannel, RTCIceTransport, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 
 from deepio_adapters import aiortc_hooks
@@ -61,6 +63,11 @@ async def plain_peer() -> AsyncGenerator[RTCPeerConnection]:
         yield pc
     finally:
         await pc.close()
+
+
+def ice_of(pc: RTCPeerConnection) -> RTCIceTransport:
+    assert pc.sctp is not None
+    return pc.sctp.transport.transport
 
 
 async def call(pc: RTCPeerConnection, one: End, number: int = 1) -> str:
@@ -171,7 +178,9 @@ async def test_audio_is_taken_and_dropped_undecoded() -> None:
         directions = re.findall(r"(?m)^a=(sendrecv|sendonly|recvonly|inactive)\s*$", described)
         assert directions == ["recvonly", "sendrecv"]
         assert (await one.frame()).to_ndarray().shape == (480, 640, 3)
-        assert (await pc.getReceivers()[1].track.recv()).width == 160
+        picture = await pc.getReceivers()[1].track.recv()
+        assert isinstance(picture, av.VideoFrame)
+        assert picture.width == 160
 
 
 async def test_a_second_video_is_refused() -> None:
@@ -246,9 +255,10 @@ async def test_a_far_side_that_vanishes_falls_silent() -> None:
         await call(pc, one)
         await one.until(Activity, count=2)
         # As if its cable were pulled: nothing comes from it any more, and nothing is said.
-        for protocol in pc.sctp.transport.transport._connection._protocols:
+        connection: Any = ice_of(pc)._connection
+        for protocol in connection._protocols:
             protocol.datagram_received = lambda data, addr: None
-        pc.sctp.transport.transport._connection._query_consent_task.cancel()
+        connection._query_consent_task.cancel()
         # What was under way may still be told; after that there must be silence, for as long as the core waits.
         await anyio.sleep(1.5)
         before = len(one.of(Activity))
@@ -405,14 +415,19 @@ async def test_trickled_candidates_connect() -> None:
 async def test_a_question_without_a_path_or_without_an_answer_has_none() -> None:
     async with plain_peer() as pc, plain_peer() as far:
         pc.createDataChannel("data_channel")
-        ice = pc.sctp.transport.transport
+        ice = ice_of(pc)
         assert await aiortc_hooks.ask(ice) is None
         assert aiortc_hooks.path(ice) is None
         await pc.setLocalDescription()
         await far.setRemoteDescription(pc.localDescription)
         await far.setLocalDescription()
         connected = asyncio.Event()
-        pc.on("connectionstatechange", lambda: pc.connectionState == "connected" and connected.set())
+
+        def on_state() -> None:
+            if pc.connectionState == "connected":
+                connected.set()
+
+        pc.on("connectionstatechange", on_state)
         await pc.setRemoteDescription(far.localDescription)
         with anyio.fail_after(BOUND):
             await connected.wait()

@@ -20,11 +20,6 @@ from deepio_adapters.engine_room import EngineRoom, EngineRoomError, engine_room
 BOUND = 10.0  # seconds after which a wait in these tests has failed
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def rooms() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "deepio-engine-room"]
 
