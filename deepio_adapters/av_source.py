@@ -162,10 +162,15 @@ class AvSource(Source):
 
     def _read(self) -> Packet[VideoStream] | None:
         started = time.monotonic()
+        fault: Exception
         while True:
             try:
                 with av_interrupt.interruptible(self._closed):
-                    return next(self._packets, None)
+                    packet = next(self._packets, None)
+                # FFmpeg answers a read that was broken off with what its parser had left: that would hide the silence.
+                if time.monotonic() - started < self._timeout[1]:
+                    return packet
+                fault = TimeoutError()
             except (av.error.FFmpegError, OSError) as exception:
                 fault = exception
             waited = time.monotonic() - started

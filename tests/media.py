@@ -76,6 +76,18 @@ def make_clip(
     return path
 
 
+def mjpeg_part(number: int) -> bytes:
+    """One part of an MJPEG stream over HTTP, boundary `frame`, with this frame of the test pattern (160x120)."""
+    context = av.CodecContext.create("mjpeg", "w")
+    assert isinstance(context, av.VideoCodecContext)
+    context.width, context.height, context.pix_fmt = 160, 120, "yuvj420p"
+    context.time_base = Fraction(1, 25)
+    picture = av.VideoFrame.from_ndarray(Pattern(160, 120).draw(number), format="bgr24")
+    image = b"".join(bytes(packet) for packet in context.encode(picture) + context.encode(None))
+    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
+    return head.encode() + image + b"\r\n"
+
+
 def truncate(path: Path, target: Path, part: float) -> Path:
     """Writes the first `part` (0 to 1) of `path` to `target`; returns `target`."""
     data = path.read_bytes()

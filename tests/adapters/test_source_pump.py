@@ -22,7 +22,7 @@ from deepio_adapters.source_pump import SourcePump
 from deepio_adapters.sources import Source, SourceClosedError, SourceError, SourceFrame, SourceInfo, parse_source
 from deepio_adapters.test_pattern import read_counter
 from deepio_core.errors import LocalProtocolError
-from tests.media import BOUND, make_clip, tcp_server
+from tests.media import BOUND, make_clip, mjpeg_part, tcp_server
 
 PROMPT = 2.0
 """Seconds within which a closed source must have ended: far below the timeouts of the sources here (30 s)."""
@@ -31,6 +31,10 @@ PROMPT = 2.0
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clip(tmp_path_factory.mktemp("pump") / "clip.ts", frames=10, size=(160, 120), rate=100)
+
+
+LOOK_BRIEFLY = {"probesize": "2000", "analyzeduration": "1000"}
+"""Options that keep FFmpeg from reading everything there is before it opens."""
 
 
 class Hanging:
@@ -78,16 +82,31 @@ def test_an_opening_that_hangs_is_ended_at_once(scheme: str) -> None:
         pump.slot.take()
 
 
-def test_a_read_that_hangs_is_ended_at_once(clip: Path) -> None:
-    hanging = Hanging(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n" + clip.read_bytes())
+HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
+
+
+def test_a_read_that_hangs_is_ended_at_once() -> None:
+    hanging = Hanging(HEAD + b"".join(mjpeg_part(number) for number in range(10)))
     with tcp_server(hanging) as port:
-        options = {"analyzeduration": "1000", "probesize": "2000"}
-        pump = SourcePump(parse_source(f"http://127.0.0.1:{port}/x", timeout=(30.0, 30.0), options=options))
+        pump = SourcePump(parse_source(f"http://127.0.0.1:{port}/x", timeout=(30.0, 30.0), options=LOOK_BRIEFLY))
         pump.start()
-        pump.opened.result(BOUND)
-        pump.slot.get(BOUND)
+        while read_counter(pump.slot.get(BOUND).to_bgr()) != 9:
+            pass
         assert pump.stop(PROMPT)
     assert pump.finished.result(0) is None
+
+
+def test_a_stream_that_falls_silent_is_given_up() -> None:
+    hanging = Hanging(HEAD + b"".join(mjpeg_part(number) for number in range(10)))
+    with tcp_server(hanging) as port:
+        pump = SourcePump(parse_source(f"http://127.0.0.1:{port}/x", timeout=(30.0, 0.5), options=LOOK_BRIEFLY))
+        pump.start()
+        pump.opened.result(BOUND)
+        started = time.monotonic()
+        with pytest.raises(SourceError, match=r"delivered nothing for 0\.5 s"):
+            pump.finished.result(BOUND)
+        assert 0.4 < time.monotonic() - started < PROMPT
+        assert pump.stop(BOUND)
 
 
 def test_the_pacing_of_a_file_is_ended_at_once(tmp_path: Path) -> None:
@@ -105,8 +124,7 @@ def test_an_event_loop_runs_on_while_a_source_hangs() -> None:
     async def main(port: int) -> None:
         pump = SourcePump(parse_source(f"rtsp://127.0.0.1:{port}/x", timeout=(30.0, 30.0)))
         pump.start()
-        while not hanging.reached.is_set():
-            await asyncio.sleep(0.001)
+        assert await asyncio.to_thread(hanging.reached.wait, BOUND)
         for _ in range(10):
             await asyncio.sleep(0.001)
         assert not pump.opened.done()

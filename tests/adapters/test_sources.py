@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
@@ -23,8 +22,8 @@ import pytest
 from deepio_adapters import av_source
 from deepio_adapters.source_urls import SourceKind, SourceUrl, redact
 from deepio_adapters.sources import Source, SourceError, SourceFrame, parse_source
-from deepio_adapters.test_pattern import Pattern, read_counter
-from tests.media import http_server, make_clip, serve_file, tcp_server, truncate
+from deepio_adapters.test_pattern import read_counter
+from tests.media import http_server, make_clip, mjpeg_part, serve_file, tcp_server, truncate
 
 SECRET = "hunter2"
 
@@ -282,6 +281,31 @@ def test_other_protocols_are_refused(text: str) -> None:
     assert f"The protocol {text.partition(':')[0]}: is not allowed" in error.message
 
 
+@pytest.mark.parametrize(
+    ("source", "protocols"),
+    [
+        ("clip.mp4", {"file", "crypto", "data"}),
+        ("https://host/x", {"http", "https", "httpproxy", "tcp", "tls", "crypto", "data"}),
+        ("rtsp://host/x", {"rtsp", "rtsps", "rtp", "srtp", "udp", "tcp", "tls"}),
+        ("/dev/video0", {"file"}),
+    ],
+)
+def test_each_kind_has_its_protocols_unless_the_user_names_others(
+    monkeypatch: pytest.MonkeyPatch, source: str, protocols: set[str]
+) -> None:
+    asked: list[str] = []
+
+    def refuse(target: str, *, options: dict[str, str], **_: object) -> None:
+        asked.append(options.get("protocol_whitelist", "all"))
+        raise av.error.ExternalError(1, "enough", target)
+
+    monkeypatch.setattr(av, "open", refuse)
+    failure_message(parse_source(source))
+    failure_message(parse_source(source, options={"protocol_whitelist": "mine"}))
+    assert set(asked[0].split(",")) == protocols
+    assert asked[1] == "mine"
+
+
 # --- Addresses
 
 
@@ -398,18 +422,9 @@ def test_a_page_is_no_video(clips: Path) -> None:
         source.close()
 
 
-def jpeg(number: int) -> bytes:
-    context = av.CodecContext.create("mjpeg", "w")
-    assert isinstance(context, av.VideoCodecContext)
-    context.width, context.height, context.pix_fmt = 160, 120, "yuvj420p"
-    context.time_base = Fraction(1, 25)
-    picture = av.VideoFrame.from_ndarray(Pattern(160, 120).draw(number), format="bgr24")
-    return b"".join(bytes(packet) for packet in context.encode(picture) + context.encode(None))
-
-
 def test_mjpeg_over_http_is_live_and_its_breaking_off_is_told() -> None:
     taken = threading.Semaphore(1)
-    images = [jpeg(number) for number in range(6)]
+    images = [mjpeg_part(number) for number in range(6)]
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
@@ -418,8 +433,7 @@ def test_mjpeg_over_http_is_live_and_its_breaking_off_is_told() -> None:
         for image in images:
             # Opening looks at a few frames; after that, one for each that was taken.
             taken.acquire(timeout=0.05)
-            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
-            handler.wfile.write(head.encode() + image + b"\r\n")
+            handler.wfile.write(image)
         handler.wfile.write(b"--frame--\r\n")
 
     seen: list[SourceFrame] = []
