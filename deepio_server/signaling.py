@@ -230,5 +230,5 @@ class _WebSocketPort:
 
 
 def _new_id() -> str:
-    """The id of a peer that has none: like hyperpeer-node's, `peer` and the milliseconds, and three digits of chance."""
+    """An id for a peer that has none: like hyperpeer-node, `peer` and milliseconds, and three digits of chance."""
     return f"peer{time.time_ns() // 1_000_000}{secrets.randbelow(1000):03}"

@@ -1,0 +1,181 @@
+"""A stream manager: a peer that listens for cameras, one at a time, and answers their video with results.
+
+Towards a camera it behaves as stream_manager.py of the DEEP Framework v0.10 does; its one detector is in its process.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+import numpy as np
+
+from deepio_adapters.client import Client, ClientConfig
+from deepio_adapters.engine import ChannelOptions, EngineConfig
+from deepio_adapters.sources import parse_source
+from deepio_core import outputs
+from deepio_core.address import build_address
+from deepio_core.config import PeerConfig
+from deepio_core.errors import LocalProtocolError
+from deepio_core.messages import (
+    AcknowledgeMessage,
+    MetadataMessage,
+    SourceDisconnectedMessage,
+    SourceMessage,
+    WarningMessage,
+    to_json,
+)
+from deepio_core.policy import ListenForCallers, SessionConfig
+from deepio_core.results import StreamStatistics
+from deepio_core.states import PeerState
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from deepio_adapters.frames import ReceivedFrame
+    from deepio_adapters.link import SignalingLink
+    from deepio_core.jsontext import JSON
+    from deepio_core.messages import Message
+    from deepio_core.session import SessionEvent
+    from deepio_server.detectors import Detector
+
+__all__ = ["StreamManager"]
+
+logger = logging.getLogger(__name__)
+
+ECHO_RATE: Final = 10.0
+"""Frames per second of the video that goes back, as DEEP's stream managers send it. Nothing is encoded for a camera
+that does not want it."""
+
+CHANNEL: Final = ChannelOptions(ordered=False, max_retransmits=0)
+"""The data channel of DEEP's stream managers: a result that is late is worth nothing."""
+
+
+class StreamManager:
+    """One stream manager; `run` it in a task.
+
+    Args:
+        connect: Opens a signaling link for a path `/type/id`.
+        detector: Finds objects.
+        peer_id: Our id.
+        peer_type: Our type.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[str], AbstractAsyncContextManager[SignalingLink]],
+        detector: Detector,
+        *,
+        peer_id: str = "stream_manager",
+        peer_type: str = "stream_manager",
+    ) -> None:
+        self.peer_id = peer_id
+        """Our id."""
+        self.metadata: JSON = None
+        """What the camera has said about itself."""
+        self.statistics = StreamStatistics()
+        """What has been counted since the camera connected."""
+        self._detector = detector
+        self._picture: NDArray[np.uint8] = np.zeros((720, 1280, 3), np.uint8)
+        self._picture_lock = threading.Lock()
+        self._watching = True
+        # Not a network address: the link is made by `connect`.
+        address = build_address("ws://localhost", 80, peer_type=peer_type, peer_id=peer_id)
+        self.client = Client(
+            ClientConfig(
+                address=address,
+                session=SessionConfig(
+                    peer=PeerConfig(peer_id=address.peer_id), policy=ListenForCallers(), greets=False
+                ),
+                engine=EngineConfig(
+                    source=functools.partial(parse_source, self._echo, frame_rate=ECHO_RATE),
+                    receive_video=True,
+                    channel=CHANNEL,
+                ),
+                dial=functools.partial(connect, f"/{address.peer_type}/{address.peer_id}"),
+            )
+        )
+        """The client that it talks through."""
+
+    async def run(self) -> None:
+        """Serve one camera after the other, until cancelled."""
+        self.client.add_event_handler(self._on_event)
+        async with self.client as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(self._listen)
+            async for frame in client.frames():
+                if self._watching:
+                    await self._answer(frame)
+
+    async def _answer(self, frame: ReceivedFrame) -> None:
+        vc_time = time.time() - (time.monotonic() - frame.received_at)
+        picture = await anyio.to_thread.run_sync(frame.to_ndarray)
+        with self._picture_lock:
+            self._picture = picture
+        self.statistics.on_frame(picture.shape)
+        try:
+            objects = await anyio.to_thread.run_sync(self._detector, picture)
+        except Exception as error:
+            logger.exception("The detector has failed.")
+            message = to_json(WarningMessage(text=f"The detector has failed: {type(error).__name__}"))
+        else:
+            done = time.time()
+            message = self.statistics.data_message(
+                objects,
+                vc_time=vc_time,
+                collector_time=done,
+                rec_time=time.time(),
+                generated_frames=self.client.stats().frames_sent,
+                detector_category=getattr(self._detector, "__name__", type(self._detector).__name__),
+            )
+        await self._send(message)
+
+    async def _send(self, message: JSON) -> None:
+        if self.client.state is not PeerState.CONNECTED:
+            return  # the frame was the last one of a camera that has left
+        try:
+            await self.client.send(message)
+        except LocalProtocolError as error:
+            logger.warning("A message was not sent: %s", error)
+
+    async def _listen(self) -> None:
+        async for message in self.client.messages():
+            await self._take(message)
+
+    async def _take(self, message: Message) -> None:
+        match message:
+            case AcknowledgeMessage():
+                self.statistics.on_acknowledge(message.rec_time, now=time.time())
+            case MetadataMessage():
+                self.metadata = message.metadata
+            case SourceMessage():
+                self._watching = message.peer_id == self.client.remote_id
+                if message.peer_id not in {self.client.remote_id, "none"}:
+                    reason = "This stream manager takes the video of its caller only."
+                    await self._send(to_json(SourceDisconnectedMessage(reason=reason)))
+            case _:
+                pass
+
+    def _on_event(self, event: SessionEvent) -> None:
+        match event:
+            case outputs.Connected():
+                self.statistics = StreamStatistics()
+                self.metadata = None
+                self._watching = True
+                logger.info("The camera %s is connected.", event.remote_id)
+            case outputs.Disconnected():
+                logger.info("The camera %s has left: %s.", event.remote_id, event.detail or event.cause)
+            case _:
+                pass
+
+    def _echo(self) -> Iterator[NDArray[np.uint8]]:
+        """The last picture, again and again, at the pace of whoever asks."""
+        while True:
+            with self._picture_lock:
+                yield self._picture
