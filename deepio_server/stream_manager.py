@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -84,7 +83,6 @@ class StreamManager:
         """What has been counted since the camera connected."""
         self._detector = detector
         self._picture: NDArray[np.uint8] = np.zeros((720, 1280, 3), np.uint8)
-        self._picture_lock = threading.Lock()
         self._watching = True
         # Not a network address: the link is made by `connect`.
         address = build_address("ws://localhost", 80, peer_type=peer_type, peer_id=peer_id)
@@ -116,8 +114,7 @@ class StreamManager:
     async def _answer(self, frame: ReceivedFrame) -> None:
         vc_time = time.time() - (time.monotonic() - frame.received_at)
         picture = await anyio.to_thread.run_sync(frame.to_ndarray)
-        with self._picture_lock:
-            self._picture = picture
+        self._picture = picture
         self.statistics.on_frame(picture.shape)
         try:
             objects = await anyio.to_thread.run_sync(self._detector, picture)
@@ -177,5 +174,4 @@ class StreamManager:
     def _echo(self) -> Iterator[NDArray[np.uint8]]:
         """The last picture, again and again, at the pace of whoever asks."""
         while True:
-            with self._picture_lock:
-                yield self._picture
+            yield self._picture
