@@ -140,7 +140,8 @@ def encode(value: JSON) -> str:
 def _decoder_for(data: bytes) -> json.JSONDecoder:
     """The decoder that checks every float, which costs half as much again, if one may be too large."""
     digits = data.translate(_DIGITS)
-    if _RANGE_DIGITS in digits or (b"0e" in digits and (b"0e000" in digits or b"0e+000" in digits)):
+    exponent = b"0e" in digits and (b"0e000" in digits or b"0e+000" in digits)
+    if exponent or (len(digits) > len(_RANGE_DIGITS) and _RANGE_DIGITS in digits):
         return _CAREFUL_DECODER
     return _DECODER
 

@@ -150,15 +150,15 @@ def parse_signal(text: str | bytes, *, max_size: int) -> Signal:
 
 
 def _read_status(message: dict[str, JSON]) -> Signal:
-    match message.get("status"), message.get("remotePeerId"):
-        case "unpaired", _:
-            return _UNPAIRED
-        case "paired", str(remote_id):
+    status = message.get("status")
+    if status == "paired":
+        remote_id = message.get("remotePeerId")
+        if isinstance(remote_id, str):
             return Paired(remote_id=remote_id)
-        case "paired", _:
-            return UnknownSignal(detail="a status `paired` without the id of the remote peer")
-        case _:
-            return UnknownSignal(detail="a status that is neither `paired` nor `unpaired`")
+        return UnknownSignal(detail="a status `paired` without the id of the remote peer")
+    if status == "unpaired":
+        return _UNPAIRED
+    return UnknownSignal(detail="a status that is neither `paired` nor `unpaired`")
 
 
 def _read_peers(message: dict[str, JSON]) -> Signal:

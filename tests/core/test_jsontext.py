@@ -189,6 +189,11 @@ def test_many_brackets_in_little_depth_are_no_matter() -> None:
     assert decode(json.dumps(value), max_size=MIB) == value
 
 
+def test_strings_that_end_in_a_backslash_are_no_matter() -> None:
+    value = [["C:\\"]] * 101
+    assert decode(json.dumps(value), max_size=MIB) == value
+
+
 def test_more_depth_than_the_interpreter_has_stack_is_refused_too() -> None:
     text = "[" * 500_000 + "]" * 500_000
     with pytest.raises(RemoteProtocolError, match="too deep"):
