@@ -88,9 +88,7 @@ def decode(text: str | bytes, *, max_size: int, max_depth: int = MAX_DEPTH) -> J
         if len(data) > max_size:
             raise RemoteProtocolError(f"The message is larger than {max_size} bytes.")
         if data.count(b"[") + data.count(b"{") > max_depth and _is_deeper(data, max_depth):
-            raise RemoteProtocolError(
-                f"The message nests deeper than {max_depth}, or its brackets do not match."
-            )
+            raise RemoteProtocolError(f"The message nests deeper than {max_depth}, or its brackets do not match.")
         try:
             value: JSON = _decoder_for(data).decode(text)
         except json.JSONDecodeError as error:
