@@ -58,12 +58,13 @@ CHANNEL: Final = ChannelOptions(ordered=False, max_retransmits=0)
 
 
 class StreamManager:
-    """One stream manager; `run` it in a task.
+    """One stream manager, and the peer where its results can be watched; `run` it in a task.
 
     Args:
         connect: Opens a signaling link for a path `/type/id`.
         detector: Finds objects.
-        peer_id: Our id.
+        peer_id: Our id. Viewers connect to the peer of type `webrtc_stream` with this id and `_output` behind it, and
+            get what the camera gets, as from stream_manager.py v1.0.16.
         peer_type: Our type.
     """
 
@@ -75,8 +76,6 @@ class StreamManager:
         peer_id: str = "stream_manager",
         peer_type: str = "stream_manager",
     ) -> None:
-        self.peer_id = peer_id
-        """Our id."""
         self.metadata: JSON = None
         """What the camera has said about itself."""
         self.statistics = StreamStatistics()
@@ -84,9 +83,22 @@ class StreamManager:
         self._detector = detector
         self._picture: NDArray[np.uint8] = np.zeros((720, 1280, 3), np.uint8)
         self._watching = True
+        self.camera = self._listener(connect, peer_type, peer_id, receive_video=True)
+        """The client that listens for cameras."""
+        self.viewer = self._listener(connect, "webrtc_stream", f"{peer_id}_output", receive_video=False)
+        """The client that listens for viewers."""
+
+    def _listener(
+        self,
+        connect: Callable[[str], AbstractAsyncContextManager[SignalingLink]],
+        peer_type: str,
+        peer_id: str,
+        *,
+        receive_video: bool,
+    ) -> Client:
         # Not a network address: the link is made by `connect`.
         address = build_address("ws://localhost", 80, peer_type=peer_type, peer_id=peer_id)
-        self.client = Client(
+        return Client(
             ClientConfig(
                 address=address,
                 session=SessionConfig(
@@ -94,20 +106,19 @@ class StreamManager:
                 ),
                 engine=EngineConfig(
                     source=functools.partial(parse_source, self._echo, frame_rate=ECHO_RATE),
-                    receive_video=True,
+                    receive_video=receive_video,
                     channel=CHANNEL,
                 ),
                 dial=functools.partial(connect, f"/{address.peer_type}/{address.peer_id}"),
             )
         )
-        """The client that it talks through."""
 
     async def run(self) -> None:
-        """Serve one camera after the other, until cancelled."""
-        self.client.add_event_handler(self._on_event)
-        async with self.client as client, anyio.create_task_group() as tasks:
+        """Serve one camera and one viewer after the other, until cancelled."""
+        self.camera.add_event_handler(self._on_event)
+        async with self.camera, self.viewer, anyio.create_task_group() as tasks:
             tasks.start_soon(self._listen)
-            async for frame in client.frames():
+            async for frame in self.camera.frames():
                 if self._watching:
                     await self._answer(frame)
 
@@ -128,21 +139,22 @@ class StreamManager:
                 vc_time=vc_time,
                 collector_time=done,
                 rec_time=time.time(),
-                generated_frames=self.client.stats().frames_sent,
+                generated_frames=self.camera.stats().frames_sent,
                 detector_category=getattr(self._detector, "__name__", type(self._detector).__name__),
             )
         await self._send(message)
 
     async def _send(self, message: JSON) -> None:
-        if self.client.state is not PeerState.CONNECTED:
-            return  # the frame was the last one of a camera that has left
-        try:
-            await self.client.send(message)
-        except LocalProtocolError as error:
-            logger.warning("A message was not sent: %s", error)
+        for client in (self.camera, self.viewer):
+            # Nobody is there, or the frame was the last one of a camera that has left.
+            if client.state is PeerState.CONNECTED:
+                try:
+                    await client.send(message)
+                except LocalProtocolError as error:
+                    logger.warning("A message was not sent: %s", error)
 
     async def _listen(self) -> None:
-        async for message in self.client.messages():
+        async for message in self.camera.messages():
             await self._take(message)
 
     async def _take(self, message: Message) -> None:
@@ -151,9 +163,11 @@ class StreamManager:
                 self.statistics.on_acknowledge(message.rec_time, now=time.time())
             case MetadataMessage():
                 self.metadata = message.metadata
+                if self.viewer.state is PeerState.CONNECTED:
+                    await self.viewer.send(to_json(message))
             case SourceMessage():
-                self._watching = message.peer_id == self.client.remote_id
-                if message.peer_id not in {self.client.remote_id, "none"}:
+                self._watching = message.peer_id == self.camera.remote_id
+                if message.peer_id not in {self.camera.remote_id, "none"}:
                     reason = "This stream manager takes the video of its caller only."
                     await self._send(to_json(SourceDisconnectedMessage(reason=reason)))
             case _:
