@@ -418,8 +418,8 @@ class Peer:
                 self._start_engine(offerer=False)
 
     def _on_unpaired(self, _signal: signals.Unpaired) -> None:
-        if not self._move(Trigger.UNPAIRED, Cause.REMOTE_LEFT, "the remote peer left"):
-            self._ignore("a second unpaired")
+        # Every stage that hears the server lists this trigger: nobody knows when it comes, and how often.
+        self._move(Trigger.UNPAIRED, Cause.REMOTE_LEFT, "the remote peer left")
 
     def _on_server_error(self, signal: signals.ServerError) -> None:
         cause = _REFUSALS.get(signal.code)
