@@ -252,6 +252,13 @@ class TestNegotiation:
         assert len(driven.told(outputs.SignalIgnored)) == 3
         assert "SECRET" not in repr(driven.log)
 
+    @pytest.mark.parametrize("message", [{"renegotiate": True}, {"transceiverRequest": {"kind": "audio"}}])
+    def test_negotiating_again_is_not_offered(self, message: dict[str, Any]) -> None:
+        driven = connected()
+        assert driven.hear(message) == [
+            outputs.SignalIgnored(stage=Stage.CONNECTED, detail="a request to negotiate again")
+        ]
+
     @pytest.mark.parametrize("stage", [Stage.OFFERING, Stage.ANSWERING])
     def test_a_description_too_large_for_any_peer_ends_the_session(self, stage: Stage) -> None:
         driven = bring(stage)

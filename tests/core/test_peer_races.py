@@ -352,3 +352,30 @@ def test_an_answer_for_the_caller() -> None:
     driven = calling()
     assert briefly(driven.hear(ANSWERED)) == ["SignalIgnored"]
     assert briefly(driven.hear(OFFERED)) == ["ApplyOffer"]
+
+
+def test_listening_again_while_an_invitation_is_on_its_way() -> None:
+    """`ready` holds until a pairing ends it: said twice, it would free us in the middle of that pairing."""
+    driven = bring(Stage.LISTENING)
+    driven.do(inputs.Disconnect())
+    assert briefly(driven.do(inputs.Listen())) == ["ONLINE > LISTENING"]
+    assert driven.sent == [READY]
+    assert briefly(driven.hear(paired())) == ["LISTENING > CONNECTING", "ConnectionRequested bob"]
+    driven.hear(UNPAIRED)
+    assert briefly(driven.do(inputs.Listen())) == ["send ready", "ONLINE > LISTENING"], "the pairing has ended it"
+
+
+def test_a_call_that_fails_leaves_us_ready() -> None:
+    driven = bring(Stage.LISTENING)
+    driven.do(inputs.Connect(remote_id=BOB))
+    driven.hear(BUSY)
+    driven.do(inputs.Listen())
+    assert driven.sent == [READY, pair()]
+
+
+def test_a_declined_invitation_ends_being_ready() -> None:
+    driven = bring(Stage.LISTENING)
+    driven.do(inputs.Disconnect())
+    driven.hear(paired())
+    driven.do(inputs.Listen())
+    assert driven.sent == [READY, UNPAIR, READY]
