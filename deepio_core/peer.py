@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from deepio_core import closecodes, inputs, outputs, signals
 from deepio_core.address import encode_segment
@@ -58,6 +58,19 @@ _NAMES: Final = {
     Trigger.SEND: "send",
     Trigger.CLOSE: "close",
 }
+
+_TIMEOUTS: Final = {
+    Timer.OPEN: "open_timeout",
+    Timer.REPLY: "reply_timeout",
+    Timer.LIST: "reply_timeout",
+    Timer.ACCEPT: "accept_timeout",
+    Timer.NEGOTIATION: "negotiation_timeout",
+    Timer.SILENCE: "silence_timeout",
+    Timer.PART: "part_timeout",
+    Timer.LEAVE: "leave_timeout",
+    Timer.CLOSE: "close_timeout",
+}
+"""The setting behind each timer."""
 
 
 class Peer:
@@ -154,7 +167,7 @@ class Peer:
             LocalProtocolError: The command is not possible in this stage; nothing has changed.
         """
         self._now = max(self._now, now)
-        _HANDLERS[type(event)](self, event)
+        self._HANDLERS[type(event)](self, event)
 
     def handle_timeout(self, *, now: float) -> None:
         """Let time pass: `deadline` has come. Early calls do nothing."""
@@ -380,7 +393,7 @@ class Peer:
         except RemoteProtocolError as error:
             self._ignore(str(error))
             return
-        _SIGNAL_HANDLERS[type(signal)](self, signal)
+        self._SIGNAL_HANDLERS[type(signal)](self, signal)
 
     def _on_peer_list(self, signal: signals.PeerList) -> None:
         if not self._lists:
@@ -558,50 +571,38 @@ class Peer:
             if self._stage is Stage.CLOSING:
                 self._check_all_closed()
 
+    # --- Who takes what --------------------------------------------------------------------------------------
 
-_TIMEOUTS: Final = {
-    Timer.OPEN: "open_timeout",
-    Timer.REPLY: "reply_timeout",
-    Timer.LIST: "reply_timeout",
-    Timer.ACCEPT: "accept_timeout",
-    Timer.NEGOTIATION: "negotiation_timeout",
-    Timer.SILENCE: "silence_timeout",
-    Timer.PART: "part_timeout",
-    Timer.LEAVE: "leave_timeout",
-    Timer.CLOSE: "close_timeout",
-}
-"""The setting behind each timer."""
+    _HANDLERS: ClassVar[dict[type[Any], Callable[[Peer, Any], None]]] = {
+        inputs.ListPeers: _on_list_peers,
+        inputs.Listen: _on_listen,
+        inputs.Connect: _on_connect,
+        inputs.Accept: _on_accept,
+        inputs.Disconnect: _on_disconnect,
+        inputs.Send: _on_send,
+        inputs.Close: _on_close,
+        inputs.SignalingOpened: _on_signaling_opened,
+        inputs.SignalingReceived: _on_signaling_received,
+        inputs.SignalingFailed: _on_signaling_failed,
+        inputs.SignalingClosed: _on_signaling_closed,
+        inputs.LocalOffer: _on_local_offer,
+        inputs.LocalAnswer: _on_local_answer,
+        inputs.LocalCandidate: _on_local_candidate,
+        inputs.ChannelOpened: _on_channel_opened,
+        inputs.ChannelReceived: _on_channel_received,
+        inputs.Activity: _on_activity,
+        inputs.EngineFailed: _on_engine_failed,
+        inputs.EngineClosed: _on_engine_closed,
+    }
 
-_HANDLERS: Final[dict[type[Any], Callable[[Peer, Any], None]]] = {
-    inputs.ListPeers: Peer._on_list_peers,
-    inputs.Listen: Peer._on_listen,
-    inputs.Connect: Peer._on_connect,
-    inputs.Accept: Peer._on_accept,
-    inputs.Disconnect: Peer._on_disconnect,
-    inputs.Send: Peer._on_send,
-    inputs.Close: Peer._on_close,
-    inputs.SignalingOpened: Peer._on_signaling_opened,
-    inputs.SignalingReceived: Peer._on_signaling_received,
-    inputs.SignalingFailed: Peer._on_signaling_failed,
-    inputs.SignalingClosed: Peer._on_signaling_closed,
-    inputs.LocalOffer: Peer._on_local_offer,
-    inputs.LocalAnswer: Peer._on_local_answer,
-    inputs.LocalCandidate: Peer._on_local_candidate,
-    inputs.ChannelOpened: Peer._on_channel_opened,
-    inputs.ChannelReceived: Peer._on_channel_received,
-    inputs.Activity: Peer._on_activity,
-    inputs.EngineFailed: Peer._on_engine_failed,
-    inputs.EngineClosed: Peer._on_engine_closed,
-}
-
-_SIGNAL_HANDLERS: Final[dict[type[Any], Callable[[Peer, Any], None]]] = {
-    signals.PeerList: Peer._on_peer_list,
-    signals.Paired: Peer._on_paired,
-    signals.Unpaired: Peer._on_unpaired,
-    signals.ServerError: Peer._on_server_error,
-    signals.Offer: Peer._on_offer,
-    signals.Answer: Peer._on_answer,
-    signals.RemoteCandidate: Peer._on_candidate,
-    signals.RenegotiationAsked: Peer._on_renegotiation,
-    signals.UnknownSignal: Peer._on_unknown_signal,
-}
+    _SIGNAL_HANDLERS: ClassVar[dict[type[Any], Callable[[Peer, Any], None]]] = {
+        signals.PeerList: _on_peer_list,
+        signals.Paired: _on_paired,
+        signals.Unpaired: _on_unpaired,
+        signals.ServerError: _on_server_error,
+        signals.Offer: _on_offer,
+        signals.Answer: _on_answer,
+        signals.RemoteCandidate: _on_candidate,
+        signals.RenegotiationAsked: _on_renegotiation,
+        signals.UnknownSignal: _on_unknown_signal,
+    }
