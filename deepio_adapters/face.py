@@ -95,7 +95,7 @@ class DeepIOBase:
         DeepIOError: An argument cannot be used; the message says which and what to do.
     """
 
-    def __init__(  # noqa: PLR0917 - the documented signature
+    def __init__(
         self,
         server_address: str,
         server_port: str | int | None,
@@ -131,8 +131,8 @@ class DeepIOBase:
             assert source is not None, "asked for only if there is one"
             return parse_source(source, format=format, options=source_options, loop=loop, frame_rate=frame_rate)
 
-        if source is not None:
-            make_source()  # raises if it is none; opens nothing
+        self.source_name = "no video" if source is None else make_source().name  # raises if it is none; opens nothing
+        """The source, for people: no secrets."""
         address = build_address(server_address, server_port, peer_type=peer_type, peer_id=peer_id, key=key)
         self.config = ClientConfig(
             address=address,

@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 
+from deepio_adapters.groups import unwrapped
 from deepio_core.errors import DeepIOError
 from deepio_core.server import ServerConfig
 from deepio_server.detectors import Detector, load_detector
@@ -115,17 +116,18 @@ async def serve(config: CoreConfig) -> AsyncIterator[Core]:
     with contextlib.closing(_listen(config)) as listener:
         core = _make_core(config, listener.getsockname()[1], detectors)
         server = _make_server(core)
-        async with anyio.create_task_group() as tasks:
-            for manager in core.managers:
-                tasks.start_soon(manager.run)
-            tasks.start_soon(server.serve, [listener])
-            try:
-                yield core
-            finally:
-                server.should_exit = True
-                with anyio.CancelScope(shield=True):
-                    await server.ended.wait()
-                tasks.cancel_scope.cancel()
+        with unwrapped():
+            async with anyio.create_task_group() as tasks:
+                for manager in core.managers:
+                    tasks.start_soon(manager.run)
+                tasks.start_soon(server.serve, [listener])
+                try:
+                    yield core
+                finally:
+                    server.should_exit = True
+                    with anyio.CancelScope(shield=True):
+                        await server.ended.wait()
+                    tasks.cancel_scope.cancel()
 
 
 @contextmanager

@@ -1,0 +1,37 @@
+"""Runs a command: signals, errors, exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVarTuple
+
+__all__ = ["EXIT_FAILED", "run"]
+
+Ts = TypeVarTuple("Ts")
+
+EXIT_FAILED = 1
+"""The work could not be done, or brought no result. 2 is for wrong options, as everywhere."""
+
+
+def run(work: Callable[[*Ts], Awaitable[int]], *args: *Ts) -> None:
+    """Run the work in an event loop and exit with its code.
+
+    Ctrl-C and SIGTERM cancel the work, which then says goodbye and reports as at its end. An error is told as its
+    message and remedy, without a traceback.
+    """
+    import anyio
+
+    from deepio_adapters.groups import unwrapped
+    from deepio_core.errors import DeepIOError
+
+    code = EXIT_FAILED
+    try:
+        with unwrapped():
+            code = anyio.run(work, *args)
+    except DeepIOError as error:
+        print(f"deepio: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does; nothing is left to be told.
+        sys.stderr.close()
+    sys.exit(code)

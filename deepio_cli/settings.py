@@ -1,0 +1,96 @@
+"""From options and environment to the settings of the client."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from deepio_core.jsontext import JSON
+
+__all__ = ["ServerOptions", "find_source", "own_id", "read_metadata", "set_up_logging"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """The server, and how it is trusted."""
+
+    server: str | None
+    port: int | None
+    key: str | None
+    tls_ca: Path | None
+    tls_fingerprint: str | None
+    tls_insecure: bool
+    allow_plain: bool
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for `DeepIO`."""
+        return {
+            "server_address": self.server,
+            "server_port": self.port,
+            "key": self.key,
+            "tls_ca": self.tls_ca,
+            "tls_fingerprint": self.tls_fingerprint,
+            "tls_insecure": self.tls_insecure or None,
+            "allow_plain": self.allow_plain or None,
+        }
+
+    def trust(self) -> dict[str, Any]:
+        """Keyword arguments for `list_peers`."""
+        from deepio_adapters.tls import TLSOptions
+
+        tls = TLSOptions.from_environment(
+            os.environ,
+            ca_file=self.tls_ca,
+            fingerprint=self.tls_fingerprint,
+            insecure=self.tls_insecure or None,
+        )
+        return {"tls": tls, "allow_plain": self.allow_plain or None}
+
+
+def own_id(purpose: str) -> str:
+    """An id that no other peer has."""
+    return f"{purpose}-{uuid.uuid4().hex[:8]}"
+
+
+def read_metadata(text: str | None, source: str) -> JSON:
+    """The metadata that a person has given: JSON if it can be read as such, or else the text itself.
+
+    Without any it says where the video comes from, as the example program of deep_io does.
+    """
+    from deepio_adapters.sources import redact
+
+    if text is None:
+        return {"url": redact(source)}
+    try:
+        value: JSON = json.loads(text)
+    except ValueError:
+        return text
+    return value
+
+
+def find_source(source: str | None, peer_id: str) -> str | None:
+    """The source that a person has given, or that of the environment for this id, as in the example of deep_io."""
+    return source or os.environ.get(f"SOURCE_{peer_id}", "").rstrip() or None
+
+
+def set_up_logging(level: str) -> None:
+    """Log to stderr.
+
+    Raises:
+        BadParameter: There is no such level.
+    """
+    import logging
+
+    import typer
+
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise typer.BadParameter(f"{level!r} is no log level.", param_hint="--log-level")
+    logging.basicConfig(level=number, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("aioice").setLevel(max(number, logging.WARNING))  # it tells addresses of every candidate pair

@@ -1,0 +1,83 @@
+"""What a command counts about results."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from deepio_core.messages import DataMessage
+
+if TYPE_CHECKING:
+    from deepio_adapters.client import ClientStats
+    from deepio_cli.display import Rows
+    from deepio_core.messages import Message
+
+__all__ = ["Tally"]
+
+KEPT: Final = 100_000
+"""Latencies kept for the summary: an hour at 25 results a second. Later the newest count."""
+
+
+class Tally:
+    """Counts results and how old they were."""
+
+    def __init__(self) -> None:
+        self.results = 0
+        """Results received."""
+        self.objects = 0
+        """Objects in the newest result."""
+        self._latencies: deque[float] = deque(maxlen=KEPT)
+
+    def take(self, message: Message) -> None:
+        """Count a message, if it is a result.
+
+        Its latency is the time since the core has received the frame, by the clocks of both machines.
+        """
+        if isinstance(message, DataMessage):
+            self.results += 1
+            self.objects = len(message.detections())
+            if message.vc_time is not None:
+                self._latencies.append(time.time() - message.vc_time)
+
+    def latency(self, share: float) -> float | None:
+        """The latency that this share of the results does not pass, in seconds; None without any."""
+        if not self._latencies:
+            return None
+        return sorted(self._latencies)[min(len(self._latencies) - 1, int(share * len(self._latencies)))]
+
+    @property
+    def median(self) -> float | None:
+        """The median latency in seconds; None without any."""
+        return statistics.median(self._latencies) if self._latencies else None
+
+    def rows(self, stats: ClientStats) -> Rows:
+        """What there is to show of a connection at work."""
+        rows = {
+            "state": stats.state.name.lower() + (f" to {stats.remote_id}" if stats.remote_id else ""),
+            "video out": f"{stats.frames_sent} frames, {stats.fps_sent:.1f} fps, {stats.bitrate_sent / 1e6:.2f} Mbit/s",
+            "results": f"{self.results}, {self.objects} objects in the newest",
+            "latency": f"median {milliseconds(self.median)}, p95 {milliseconds(self.latency(0.95))}",
+            "reconnects": str(stats.reconnects),
+        }
+        if stats.last_error:
+            rows["last error"] = stats.last_error
+        return rows
+
+    def summary(self, stats: ClientStats) -> dict[str, Any]:
+        """The same for programs; latencies in seconds."""
+        return {
+            "frames_sent": stats.frames_sent,
+            "results": self.results,
+            "latency_median": self.median,
+            "latency_p95": self.latency(0.95),
+            "bytes_sent": stats.bytes_sent,
+            "reconnects": stats.reconnects,
+            "last_error": stats.last_error,
+        }
+
+
+def milliseconds(seconds: float | None) -> str:
+    """A time for people."""
+    return "-" if seconds is None else f"{1000 * seconds:.1f} ms"
