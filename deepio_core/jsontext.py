@@ -27,9 +27,10 @@ further, but a text much deeper than this is meant to exhaust a stack."""
 _BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b'[]{}"'))
 
-# An exponent of three digits, or 309 digits in a row, is what it takes to leave the range of a double.
+# To leave the range of a double, 1e309 on, it takes an exponent of three digits, or 210 digits in a row: with fewer
+# the exponent of two digits that may follow reaches 1e308 at most.
 _DIGITS: Final = bytes.maketrans(b"123456789E", b"000000000e")
-_RANGE_DIGITS: Final = b"0" * 309
+_RANGE_DIGITS: Final = b"0" * 210
 
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 

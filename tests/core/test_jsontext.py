@@ -84,6 +84,7 @@ def test_any_text_is_a_value_or_the_documented_error(text: str | bytes) -> None:
         "[1E400]",
         "-1e+400",
         "9" * 310 + ".0",
+        "1" + "0" * 250 + "e99",
         b"\xff",
         b'"\xed\xa0\x80"',
         '"\ud800"',
@@ -97,6 +98,27 @@ def test_refuses(text: str | bytes) -> None:
         decode(text, max_size=MIB)
     # What failed below holds the whole text, which may be SDP.
     assert caught.value.__context__ is None
+
+
+@given(
+    mantissa=st.builds(lambda digit, count: digit * count, st.sampled_from("019"), st.integers(1, 400)),
+    fraction=st.sampled_from(["", ".0", "." + "9" * 300]),
+    exponent=st.integers(-400, 400) | st.integers(90, 110),
+    mark=st.sampled_from(["e", "E", "e+", "E+00"]),
+)
+@example(mantissa="9" * 210, fraction="", exponent=99, mark="e")
+@example(mantissa="9" * 209, fraction=".9", exponent=99, mark="e")
+def test_no_number_becomes_infinite(mantissa: str, fraction: str, exponent: int, mark: str) -> None:
+    text = f"{mantissa}{fraction}{mark if exponent >= 0 else 'e'}{exponent}"
+    try:
+        expected = json.loads(text)
+    except json.JSONDecodeError:
+        expected = math.inf  # two zeros in front
+    if math.isfinite(expected):
+        assert decode(text, max_size=MIB) == expected
+    else:
+        with pytest.raises(RemoteProtocolError):
+            decode(text, max_size=MIB)
 
 
 @pytest.mark.parametrize(
