@@ -147,7 +147,8 @@ async def test_video_is_offered_and_answered_as_wanted(
         await b.until(ChannelReceived)
         if answered == "recvonly":
             assert await b.counter() >= 0
-            assert b.engine.stats().codec_out is None
+            assert [b.engine.stats().codec_out, b.engine.stats().codec_in] == [None, "VP8"]
+            assert [a.engine.stats().codec_out, a.engine.stats().codec_in] == ["VP8", None]
         if answered == "sendonly":
             assert await a.counter() >= 0
             assert b.engine.stats().frames_received == 0  # nobody wants them, so nothing is decoded

@@ -98,12 +98,14 @@ async def test_cancellation_crosses_the_bridge_and_waits_for_the_cleanup() -> No
             await asyncio.sleep(0.01)
             steps.append("cleaned up")
 
-    async with engine_room() as room, anyio.create_task_group() as group:
-        began = threading.Event()
-        group.start_soon(room.run, work)
-        assert await anyio.to_thread.run_sync(began.wait, BOUND)
-        group.cancel_scope.cancel()
-    assert steps == ["began", "cleaned up"]
+    async with engine_room() as room:
+        async with anyio.create_task_group() as group:
+            began = threading.Event()
+            group.start_soon(room.run, work)
+            assert await anyio.to_thread.run_sync(began.wait, BOUND)
+            group.cancel_scope.cancel()
+        # Before the room ends, which would cancel it as well.
+        assert steps == ["began", "cleaned up"]
 
 
 @pytest.mark.anyio
@@ -300,6 +302,13 @@ def test_cancelled_while_it_opens_it_leaves_no_thread(steps: int) -> None:
         await until(lambda: not rooms())
 
     asyncio.run(main())
+
+
+def test_who_has_left_while_the_room_was_opening_does_not_enter() -> None:
+    stay = module._Stay()
+    assert stay.leave() is None
+    with pytest.raises(EngineRoomError, match="Left before"):
+        stay.enter()
 
 
 def test_cancelled_twice_it_leaves_no_thread() -> None:
