@@ -18,7 +18,7 @@ from deepio_core.peer import Peer
 from deepio_core.server import SendTo, ServerOutput, SignalingServer
 from tests.replay import main
 from tests.transcripts.client_replay import ClientReplay, replay_client
-from tests.transcripts.ordering import OrderNotFound, find_order
+from tests.transcripts.ordering import OrderNotFoundError, find_order
 from tests.transcripts.original import Original
 from tests.transcripts.recording import (
     CLIENT,
@@ -180,8 +180,23 @@ SCRIPTS = st.lists(
     st.tuples(
         st.integers(0, 3),
         st.sampled_from(
-            ["ready", "pair 0", "pair 1", "pair 2", "pair 3", "pair 9", "unpair", "listPeers"]
-            + ["relay", "relay", "forge", "odd", "leave", "again", "null"]
+            [
+                "ready",
+                "pair-0",
+                "pair-1",
+                "pair-2",
+                "pair-3",
+                "pair-9",
+                "unpair",
+                "listPeers",
+                "relay",
+                "relay",
+                "forge",
+                "odd",
+                "leave",
+                "again",
+                "null",
+            ]
         ),
         st.sampled_from([0.0005, 0.002, 0.01, 0.3]),
         st.integers(0, 4),
@@ -192,7 +207,9 @@ SCRIPTS = st.lists(
 
 def converse(script: list[tuple[int, str, float, int]]) -> Recording:
     """What the tap would have recorded if four clients had followed a script: each message at its own delay."""
-    model, rows, opened = Original("0.1.3"), [], dict[int, int]()
+    model = Original("0.1.3")
+    rows: list[Row] = []
+    opened: dict[int, int] = {}
     now, count = 1.0, 0
 
     def emit(t: float, conn: int, **row: Any) -> None:
@@ -248,7 +265,7 @@ def converse(script: list[tuple[int, str, float, int]]) -> Recording:
 
 
 def message_of(act: str) -> str:
-    command, _, remote = act.partition(" ")
+    command, _, remote = act.partition("-")
     match command:
         case "pair":
             return json.dumps({"type": "pair", "remotePeerId": f"p{remote}"})
@@ -334,5 +351,5 @@ def test_compares_json_as_javascript_has_it() -> None:
 def test_an_impossible_order_is_told() -> None:
     recording = recorded("srv-32-pipelined-commands")
     rows = [row if row.get("dir") != CLIENT else {**row, "t": row["t"] + 100} for row in recording.rows]
-    with pytest.raises(OrderNotFound):
+    with pytest.raises(OrderNotFoundError):
         find_order(recording_of("late", recording.header, rows))

@@ -1,10 +1,10 @@
 """Replays what one recorded peer saw and did against our client role.
 
 What the server sent is handed to `Peer` as it came; what the recorded peer sent tells which command its application
-gave, or what its engine made; rows from inside it tell when the data channel opened and closed. Then our peer has to send
-the same messages in the same order. It may send one more, or not send one, or in another form, only where
-docs/client-differences.md says so. A server always answers `unpair`: where ours sends one that the recorded peer did not,
-the reply is made up.
+gave, or what its engine made; rows from inside it tell when the data channel opened and closed. Then our peer has to
+send the same messages in the same order. It may send one more, or not send one, or in another form, only where
+docs/client-differences.md says so. A server always answers `unpair`: where ours sends one that the recorded peer did
+not, the reply is made up.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ _IDLE = frozenset({Stage.ONLINE, Stage.LISTENING})
 _WAITS_FOR_UNPAIRED = frozenset({Stage.LEAVING, Stage.UNPAIRING})
 _OVER = frozenset({Stage.CLOSING, Stage.CLOSED})
 _ACTIVE = frozenset({Stage.CONNECTED, Stage.DETACHED})
+_OUT_OF_TURN = frozenset(
+    {Stage.PAIRING, Stage.INVITED, Stage.OFFERING, Stage.AWAITING_OFFER, Stage.ANSWERING, Stage.PARTING}
+)
+"""Where another description than the recorded one is due, or none yet."""
 _MAX_SIGNAL = 2**24
 
 _WHY_UNPAIR = {
@@ -73,6 +77,8 @@ class ClientReplay:
         self.ended = False
         """The pairing has ended since the recorded peer was paired last: by the server's word, or by ours."""
         self.refused_offer = False
+        self.listed_free = False
+        """Ours has sent `ready`, and has not been paired since."""
         self.described = False
         start = float(self.rows[0]["t"])
         peer = make(PeerConfig(peer_id=connection.peer_id or "assigned"), now=start)
@@ -154,7 +160,7 @@ class ClientReplay:
         signal = _parse(text)
         match signal:
             case signals.Paired():
-                self.ended = self.refused_offer = self.described = False
+                self.ended = self.refused_offer = self.described = self.listed_free = False
             case signals.Unpaired() | signals.ServerError(code=signals.ERR_BAD_STATE):
                 self.ended = True
             case signals.Offer() if offer_problem(signal.sdp):
@@ -250,7 +256,12 @@ class ClientReplay:
             self.differences["C-ready-again"] += 1
             return
         self._leave_first()
-        self._expect(self.driver.attempt(inputs.Listen()), {"type": "ready"})
+        done = self.driver.attempt(inputs.Listen())
+        if done and self.listed_free and not self.driver.sent:
+            self.differences["C-ready-again"] += 1
+            return
+        self.listed_free = True
+        self._expect(done, {"type": "ready"})
         if message != {"type": "ready"}:
             self.differences["C-form"] += 1
 
@@ -321,7 +332,7 @@ class ClientReplay:
             return "C-unusable"
         if stage in _IDLE:
             return "C-not-paired"
-        if stage in {Stage.PAIRING, Stage.AWAITING_OFFER, Stage.INVITED, Stage.OFFERING, Stage.ANSWERING, Stage.PARTING}:
+        if stage in _OUT_OF_TURN:
             return "C-role"
         self.report.problems.append(f"{self.connection.label}: no {kind} is sent while {stage.value}")
         return "C-unlisted"

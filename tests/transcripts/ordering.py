@@ -71,7 +71,7 @@ class Step:
     after: Original
 
 
-class OrderNotFound(Exception):
+class OrderNotFoundError(Exception):
     """The model of the original does not reproduce the recording."""
 
 
@@ -90,7 +90,7 @@ def find_order(recording: Recording) -> list[Step]:
     """The inputs in an order that explains all replies; ends with the one that killed the server, if one did.
 
     Raises:
-        OrderNotFound: There is none.
+        OrderNotFoundError: There is none.
     """
     inputs = {one.number: list(_inputs_of(recording, one)) for one in recording.connections}
     replies = {one.number: [row for row in one.rows if is_message(row, SERVER)] for one in recording.connections}
@@ -111,10 +111,10 @@ def find_order(recording: Recording) -> list[Step]:
             return state.steps
         pending.append(_successors(state, inputs, replies))
     else:
-        raise OrderNotFound(f"gave up after {_MAX_STEPS} steps")
+        raise OrderNotFoundError(f"gave up after {_MAX_STEPS} steps")
     if _is_complete(start, inputs, replies) and _died_as_recorded(start.model, recording):
         return []
-    raise OrderNotFound(f"no order explains what follows {_describe(furthest)}")
+    raise OrderNotFoundError(f"no order explains what follows {_describe(furthest)}")
 
 
 def _describe(state: _State) -> str:
@@ -131,7 +131,7 @@ def _is_complete(state: _State, inputs: dict[int, list[Incoming]], replies: dict
 
 
 def _died_as_recorded(model: Original, recording: Recording) -> bool:
-    """Whether the model has died exactly if the original has died of an error; a server that was killed does not count."""
+    """Whether the model has died if and only if the original has died of an error, which a killed one has not."""
     died = recording.died
     return model.dead == (died is not None and bool(died.get("error")))
 
@@ -155,11 +155,12 @@ def _take(state: _State, head: Incoming, replies: dict[int, list[Row]]) -> _Stat
     """The state after one more input, unless the model then replies otherwise than was recorded."""
     conn = head.connection.number
     model = state.model.copy()
+    expected: list[Reply] = []
     match head.kind:
         case Kind.ARRIVE:
             expected = model.arrive(conn, head.connection.path, refused=head.refused)
         case Kind.TURN_AWAY:
-            expected = []
+            pass
         case Kind.SEND:
             expected = model.send(conn, head.text)
         case Kind.LEAVE:
@@ -189,9 +190,7 @@ def is_deaf(connection: Connection, t: float) -> bool:
     A peer that has sent its close frame stays listed and paired until TCP has ended, but takes nothing any more.
     """
     return any(
-        row["t"] <= t + _SLACK
-        for row in connection.rows
-        if is_close(row, CLIENT) or row.get("event") == "tcp-end"
+        row["t"] <= t + _SLACK for row in connection.rows if is_close(row, CLIENT) or row.get("event") == "tcp-end"
     )
 
 
@@ -296,7 +295,9 @@ def _fatal_row(recording: Recording, connection: Connection) -> Row | None:
     if died is None or "RangeError" not in error:
         return None
     if "Max payload" in error:
-        return next((row for row in connection.rows if row.get("event") == "tcp-end" and row.get("how") == "reset"), None)
+        return next(
+            (row for row in connection.rows if row.get("event") == "tcp-end" and row.get("how") == "reset"), None
+        )
     frames = [row for row in recording.rows if row.get("dir") == CLIENT and row["t"] <= died["t"]]
     last = frames[-1] if frames else None
     return last if last is not None and any(row is last for row in connection.rows) else None

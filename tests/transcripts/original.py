@@ -1,8 +1,8 @@
 """A model of hyperpeer-node, made from what the recordings show, for finding out in which order it took its inputs.
 
 A recording has the times at which messages passed, not the order in which the server took those of different
-connections. The model tells what the original replies to each order; the order whose replies are the recorded ones is the
-one to hand to our server. It also knows where the original breaks its own pairings, so that the harness can tell a
+connections. The model tells what the original replies to each order; the order whose replies are the recorded ones is
+the one to hand to our server. It also knows where the original breaks its own pairings, so that the harness can tell a
 listed difference from a defect.
 """
 
@@ -132,7 +132,9 @@ class Original:
         replies = [*self._unpair(peer), (peer.conn, UNPAIRED)] if peer.remote is not None else []
         peer.remote, remote.remote = remote.id, peer.id
         peer.busy = remote.busy = True
-        paired = ((one.conn, {"type": "status", "status": "paired", "remotePeerId": one.remote}) for one in (peer, remote))
+        paired = (
+            (one.conn, {"type": "status", "status": "paired", "remotePeerId": one.remote}) for one in (peer, remote)
+        )
         return [*replies, *paired]
 
     def _unpair(self, peer: ModelPeer) -> list[Reply]:

@@ -15,7 +15,7 @@ from tests.transcripts.session_replay import is_deep_io, replay_session
 from tests.transcripts.tables import replay_table
 
 NOTHING_TO_REPLAY = {
-    "matrix-answerer-has-track-kind-not-offered": "how long and whether aiortc makes answers: there is no message in it",
+    "matrix-answerer-has-track-kind-not-offered": "whether aiortc makes an answer: there is no message in it",
     "matrix-stun-gathering-time": "how long aiortc gathers candidates: there is no message in it",
 }
 """Files without anything for the core, each with the reason. Any other file in which nothing is replayed fails."""

@@ -26,7 +26,7 @@ from deepio_core.server import (
     ServerOutput,
     SignalingServer,
 )
-from tests.transcripts.ordering import Incoming, Kind, OrderNotFound, Step, find_order, is_deaf
+from tests.transcripts.ordering import Incoming, Kind, OrderNotFoundError, Step, find_order, is_deaf
 from tests.transcripts.original import Original
 from tests.transcripts.recording import Recording, Row, as_doubles, is_cut, parse_strictly, restore, same_json
 from tests.transcripts.report import Report
@@ -71,8 +71,8 @@ class ServerReplay:
     def run(self) -> Report:
         try:
             steps = find_order(self.recording)
-        except OrderNotFound as error:
-            self.report.problems.append(f"server: the model of the original does not reproduce the recording: {error}")
+        except OrderNotFoundError as error:
+            self.report.problems.append(f"the model of the original does not reproduce the recording: {error}")
             return self.report
         assigned = {peer.conn: peer.id for step in steps for peer in step.after.peers.values()}
         for step in steps:
@@ -90,14 +90,14 @@ class ServerReplay:
         self._now = max(self._now, incoming.t)
         self._arriving = assigned.get(conn, "").replace("?", "unknown") or f"collided{conn}"
         outputs = self._feed(_to_input(incoming))
-        sent = [output for output in outputs if isinstance(output, SendTo)]
+        meant = [output for output in outputs if isinstance(output, SendTo)]
         replied = {to for to, _ in step.replies}
         # What the original has lost on a connection that was closing, a WebSocket library loses as well.
-        sent = [one for one in sent if one.conn in replied or not is_deaf(self.connections[one.conn], incoming.t)]
+        sent = [one for one in meant if one.conn in replied or not is_deaf(self.connections[one.conn], incoming.t)]
         causes = set(self._judge_admission(step, outputs))
         notes = self._compare(step, sent)
         if notes is None:
-            explanation = self._explain(step, sent, outputs)
+            explanation = self._explain(step, meant, outputs)
             if explanation is None:
                 self.report.problems.append(self._complain(step, sent))
             else:
@@ -129,12 +129,12 @@ class ServerReplay:
                 yield _CLOSE_DIFFERENCES[output.code] if step.incoming.kind is not Kind.OVERSIZE else "S-huge"
             elif isinstance(output, RefusePeer) and step.incoming.kind is Kind.TURN_AWAY:
                 if output.status != 401:
-                    self.report.problems.append(f"server: a wrong key is refused with {output.status}, not 401")
+                    self.report.problems.append(f"a wrong key is refused with {output.status}, not 401")
             elif isinstance(output, RefusePeer):
                 yield self._explain_refusal(step, output)
             elif isinstance(output, AdmitPeer) and step.after.peer_of(conn) is None:
                 if step.incoming.connection.peer_id is not None:
-                    self.report.problems.append(f"server: {step.incoming.connection.label} is admitted, and was refused")
+                    self.report.problems.append(f"{step.incoming.connection.label} is admitted, and was refused")
                 yield "S-assigned-twice"
         if step.incoming.kind is Kind.VIOLATE:
             yield "S-violation"
@@ -151,7 +151,7 @@ class ServerReplay:
             return "S-bad-path"
         elif step.after.peer_of(connection.number) is None or refusal.code == closecodes.SERVER_FULL:
             return _CLOSE_DIFFERENCES[refusal.code]
-        self.report.problems.append(f"server: {connection.label} is refused ({refusal.reason}), and was admitted")
+        self.report.problems.append(f"{connection.label} is refused ({refusal.reason}), and was admitted")
         return "S-unlisted"
 
     # --- Comparing -------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ class ServerReplay:
             if not causes:
                 label = self.connections[conn].label
                 what = f"{ours.get(conn)}, and was {model.get(conn)}"
-                self.report.problems.append(f"server: at {step.incoming.t} the state of {label} is {what}")
+                self.report.problems.append(f"at {step.incoming.t} the state of {label} is {what}")
             self.parted[conn] = causes
         self.parted = {conn: tags for conn, tags in self.parted.items() if conn in different}
 
@@ -296,7 +296,7 @@ class ServerReplay:
         lines = [line for row in self.recording.rows for line in row.get("lines", ())]
         asked = [json.loads(line.removeprefix("verifyPeer ")) for line in lines if line.startswith("verifyPeer ")]
         if asked and self.key_checks and asked != self.key_checks:
-            self.report.problems.append(f"server: the key check was asked {self.key_checks}, and not {asked}")
+            self.report.problems.append(f"the key check was asked {self.key_checks}, and not {asked}")
 
     def _refused_without_step(self) -> None:
         """Handshakes that the WebSocket library refuses before a server role hears of them."""
@@ -309,7 +309,7 @@ class ServerReplay:
         self._now += 60.0  # nobody is out of tokens
         for peer_id, conn in list(self.conn_of.items()):
             if [one.conn for one in self._messages(PeerSent(conn=conn, text='{"type":"listPeers"}'))] != [conn]:
-                self.report.problems.append(f"server: {peer_id} is connected and gets no peer list")
+                self.report.problems.append(f"{peer_id} is connected and gets no peer list")
         caller, listener = 1_000_001, 1_000_002
         story: list[tuple[ServerInput, list[int]]] = [
             (PeerArrived(conn=caller, path="/fresh/fresh-caller"), []),
@@ -324,7 +324,7 @@ class ServerReplay:
         ]
         for incoming, receivers in story:
             if [one.conn for one in self._messages(incoming)] != receivers:
-                self.report.problems.append(f"server: afterwards {incoming} does not reach {receivers}")
+                self.report.problems.append(f"afterwards {incoming} does not reach {receivers}")
 
     def _messages(self, incoming: ServerInput) -> list[SendTo]:
         return [output for output in self._feed(incoming) if isinstance(output, SendTo)]
@@ -334,7 +334,7 @@ class ServerReplay:
         ours = [(self.connections[one.conn].label, one.text[:120]) for one in sent]
         theirs = [(self.connections[to].label, str(row.get("text"))[:120]) for to, row in step.replies]
         what = f"{incoming.kind.name} {str(incoming.text)[:120]}"
-        return f"server: at {incoming.t} {incoming.connection.label} {what}: sent {ours}, recorded {theirs}"
+        return f"at {incoming.t} {incoming.connection.label} {what}: sent {ours}, recorded {theirs}"
 
 
 def replay_server(recording: Recording) -> Report:

@@ -1,7 +1,7 @@
 """Replays what a recorded deep_io saw and did against our `Session` with the policy that deep_io followed.
 
-Here nobody gives commands: the session itself asks for the peer list, pairs, listens, greets and acknowledges, and has to
-do as recorded, in the recorded order. It also goes on where deep_io ended with an exception.
+Here nobody gives commands: the session itself asks for the peer list, pairs, listens, greets and acknowledges, and has
+to do as recorded, in the recorded order. It also goes on where deep_io ended with an exception.
 """
 
 from __future__ import annotations
@@ -144,14 +144,14 @@ class SessionReplay:
             self.report.differences["C-poll"] += 1
         else:
             what = f"{str(message)[:120]}, ours is {self.driver.stage.value}"
-            self.report.problems.append(f"{self.connection.label}: session: at {self.driver.now} recorded {what}")
+            self.report.problems.append(f"{self.connection.label}: at {self.driver.now} recorded {what}")
 
     def _explain_extra(self, message: dict[str, Any]) -> None:
         difference = {"listPeers": "C-poll", "unpair": "C-unpair"}.get(str(message.get("type")))
         if difference:
             self.report.differences[difference] += 1
         else:
-            self.report.problems.append(f"{self.connection.label}: session: sent {str(message)[:120]}")
+            self.report.problems.append(f"{self.connection.label}: sent {str(message)[:120]}")
 
     # --- Data ------------------------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class SessionReplay:
         replies = [json.loads(text) for _, text in sent]
         shown = [{**reply, "rec_time": repr(reply.get("rec_time"))} for reply in replies]
         if len(told) != 1 or shown != expected or any(index > told[0] for index, _ in sent):
-            self.report.problems.append(f"{self.connection.label}: session: {data[:100]!r} is answered by {sent}")
+            self.report.problems.append(f"{self.connection.label}: {data[:100]!r} is answered by {sent}")
             return
         self.report.same += 1
         self.driver.take_channel()
@@ -208,7 +208,7 @@ class SessionReplay:
             if sent == [message]:
                 self.report.same += 1
             else:
-                self.report.problems.append(f"{self.connection.label}: session: said {sent}, recorded {message}")
+                self.report.problems.append(f"{self.connection.label}: said {sent}, recorded {message}")
         else:
             self.report.differences["C-ended"] += 1
 
@@ -216,7 +216,7 @@ class SessionReplay:
 
     def _check_left_over(self) -> None:
         for message in self.ahead:
-            if message.get("type") == "pair":
+            if message.get("type") in ("pair", "ready"):
                 self.report.differences["C-retry"] += 1
             else:
                 self._explain_extra(message)
@@ -224,13 +224,13 @@ class SessionReplay:
             if extra := _GREETINGS.get(message.get("type", "")):
                 self.report.differences[extra] += 1
             else:
-                self.report.problems.append(f"{self.connection.label}: session: said {message}, which was not recorded")
+                self.report.problems.append(f"{self.connection.label}: said {message}, which was not recorded")
 
     def _check_end(self) -> None:
         """Whatever has happened, ours is still trying, and stops when it is told to."""
         driver = self.driver
         if any(isinstance(one, SessionEnded) for one in driver.events):
-            self.report.problems.append(f"{self.connection.label}: session: has ended by itself")
+            self.report.problems.append(f"{self.connection.label}: has ended by itself")
             return
         if driver.link_open:
             self.report.same += 1  # still online
@@ -246,7 +246,7 @@ class SessionReplay:
             driver.expire()
         ended = [one for one in driver.events if isinstance(one, SessionEnded)]
         if len(ended) != 1 or ended[0].cause is not Cause.LOCAL:
-            self.report.problems.append(f"{self.connection.label}: session: does not stop: {driver.stage.value} {ended}")
+            self.report.problems.append(f"{self.connection.label}: does not stop: {driver.stage.value} {ended}")
 
 
 def replay_session(recording: Recording, connection: Connection) -> Report:
