@@ -17,6 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # half the time of --help would go into its formatting
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
