@@ -276,7 +276,6 @@ class Peer:
     def _end(self) -> None:
         assert self._closed_for is not None, "set on the way into this stage"
         self._give_up_lists(Cause.SIGNALING_LOST)
-        self._timers.clear()
         cause, detail = self._closed_for
         self._tell(outputs.PeerClosed(cause=cause, detail=detail))
 
@@ -360,7 +359,7 @@ class Peer:
             self._lose_link(Trigger.SIGNALING_FAILED, event.cause, event.detail)
 
     def _on_signaling_closed(self, event: inputs.SignalingClosed) -> None:
-        if event.link != self.link or not self._link_open:
+        if event.link != self.link:
             return
         detail = f"the signaling connection was closed with code {event.code}"
         if event.reason:
