@@ -513,6 +513,17 @@ class TestEnd:
         driven.do(inputs.SignalingOpened())
         assert brief(driven.do(inputs.SignalingClosed(code=1005))[-1]) == "PeerClosed signaling_lost"
 
+    def test_a_failure_to_open_what_is_open_is_none(self) -> None:
+        driven = online()
+        assert driven.do(inputs.SignalingFailed(cause=Cause.UNREACHABLE)) == []
+        assert brief(driven.do(inputs.SignalingClosed(code=1006))[-1]) == "PeerClosed signaling_lost"
+
+    def test_a_connection_closes_once(self) -> None:
+        driven = bring(Stage.CLOSING)
+        for _ in range(2):
+            assert driven.do(inputs.SignalingClosed(code=1000)) == []
+        assert briefly(driven.close_engine()) == ["CLOSING > CLOSED", "PeerClosed local"]
+
     def test_the_first_cause_is_told(self) -> None:
         driven = bring(Stage.DETACHED)
         driven.do(inputs.Close())
