@@ -27,6 +27,7 @@ from tests.core.peers import (
     OFFERED,
     OTHER_ANSWER,
     PEERS,
+    SILENT_STAGES,
     UNPAIR,
     UNPAIRED,
     Driven,
@@ -343,6 +344,18 @@ class TestNegotiation:
         driven = bring(Stage.ANSWERING)
         driven.do(inputs.Disconnect())
         assert briefly(driven.make_answer("x" * CONFIG.max_signal_size)) == ["CloseEngine", "send unpair"]
+
+
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage not in SILENT_STAGES])
+@pytest.mark.parametrize("text", ["", "no JSON", b"\xff", '{"type":NaN}', "[" * 65 + "]" * 65, " " * (1024 * 1024 + 1)])
+def test_signals_that_cannot_be_decoded_are_told(stage: Stage, text: str | bytes) -> None:
+    driven = bring(stage)
+    before = driven.facts()
+    (ignored,) = driven.do(inputs.SignalingReceived(text=text))
+    assert isinstance(ignored, outputs.SignalIgnored)
+    assert ignored.stage is stage
+    assert ignored.detail
+    assert driven.facts() == before
 
 
 class TestData:
