@@ -1,6 +1,7 @@
 """One contract for every link, over WebSocket with and without TLS and in memory; and how a link opens and ends."""
 
 import asyncio
+import contextlib
 import functools
 from contextlib import asynccontextmanager
 
@@ -214,41 +215,60 @@ class TestContract:
             await here.send("next")
             assert await there.receive() == "next"
 
+    async def test_a_reader_that_is_late_gets_everything(self, turned):
+        numbers = [str(number) for number in range(5 * MAX_QUEUE)]
+
+        async def send_all(link):
+            for number in numbers:
+                await link.send(number)
+            await link.aclose()
+
+        async with turned() as (here, there), anyio.create_task_group() as tasks:
+            tasks.start_soon(send_all, here)
+            await anyio.wait_all_tasks_blocked()
+            texts, closed = await drained(there)
+        assert texts == numbers
+        assert closed.code == 1000
+
     @pytest.mark.parametrize("leaves", ["cancelled", "closed"])
     async def test_a_reader_that_does_not_read_slows_the_sender(self, pair, leaves):
         size = 1024 * 1024
         sent: list[str] = []
 
-        async def send_forever(link):
-            while True:
-                text = f"{len(sent):04}" * (size // 4)
-                sent.append(text[:4])
-                try:
-                    await link.send(text)
-                except LinkClosed:
-                    return
+        async def send_some(link, count):
+            with contextlib.suppress(LinkClosed):
+                for _ in range(count):
+                    sent.append(f"{len(sent):04}")
+                    await link.send(sent[-1] * (size // 4))
+
+        async def send_more_and_close(link):
+            await send_some(link, 3)
+            await link.aclose()
 
         async with pair(max_size=size, close_timeout=0.2) as (near, far):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(send_forever, near)
-                while True:
+                tasks.start_soon(send_some, near, 100)
+                # It does not go on by itself.
+                number = -1
+                while not sent or len(sent) != number:
                     number = len(sent)
-                    # Idle for so long: it does not go on by itself.
                     await anyio.sleep(0.1)
-                    if len(sent) == number > 0:
-                        break
-                assert len(sent) < 100
+                assert 0 < number < 100
                 if leaves == "cancelled":
                     tasks.cancel_scope.cancel()
                 else:
-                    await near.aclose(1001)
+                    # Bounded, although even the close frame finds no room.
+                    with anyio.fail_after(5):
+                        await near.aclose(1001)
+            cut = sent[-1]
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(near.aclose)
-                texts, _ = await drained(far)
-        # Half a message is never delivered; what is delivered are the first ones.
-        assert [text[:4] for text in texts] == sent[: len(texts)]
+                # Nothing that follows is taken for the rest of the message that was cut off.
+                tasks.start_soon(send_more_and_close, near)
+                texts, closed = await drained(far)
+        numbers = [text[:4] for text in texts]
+        assert numbers in (sent[: len(texts)], [number for number in sent if number != cut][: len(texts)])
         assert all(text == text[:4] * (size // 4) for text in texts)
-        assert len(texts) >= min(len(sent), MAX_QUEUE) - 1
+        assert closed.code in {1000, 1001, 1006}
 
     async def test_two_tasks_cannot_receive(self, turned):
         async with turned() as (here, there), anyio.create_task_group() as tasks:
@@ -377,6 +397,18 @@ async def test_closing_is_bounded_and_ends_tcp_although_the_server_does_not_answ
             await gone.wait()
 
 
+async def test_the_code_is_that_of_the_side_that_closes_first():
+    async def handler(stream):
+        await upgrade(stream)
+        await stream.receive()
+        await stream.send(b"\x88\x02\x0f\xa0")
+
+    async with tcp_server(handler) as port, open_link(address_of(port)) as link:
+        await link.aclose(1001)
+        with pytest.raises(LinkClosed, match="1001"):
+            await link.receive()
+
+
 # --- Where a link may go ----------------------------------------------------------------------------------------
 
 
@@ -488,6 +520,30 @@ async def test_as_a_task_cancelled_anywhere_it_leaves_nothing_behind(scheme, tru
         assert task.cancelled() or task.exception() is None
 
     await cancel_at_every_turn(scheme, trust, cancelled_after)
+
+
+@pytest.mark.parametrize("stage", ["open", "receive"])
+async def test_a_cancellation_comes_out_as_such_and_not_as_a_group(stage):
+    came_out = []
+
+    async def handler(stream):
+        if stage != "open":
+            await upgrade(stream)
+        await silence(stream)
+
+    async def run(port):
+        try:
+            async with open_link(address_of(port)) as link:
+                await link.receive()
+        except BaseException as exc:
+            came_out.append(type(exc))
+            raise
+
+    async with tcp_server(handler) as port, anyio.create_task_group() as tasks:
+        tasks.start_soon(run, port)
+        await anyio.sleep(0.05)
+        tasks.cancel_scope.cancel()
+    assert came_out == [anyio.get_cancelled_exc_class()]
 
 
 @pytest.mark.parametrize(
