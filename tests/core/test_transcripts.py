@@ -176,28 +176,12 @@ def test_a_changed_recording_fails(name: str) -> None:
 
 # --- Any conversation ------------------------------------------------------------------------------------------
 
+ACTS = ["ready", "pair-0", "pair-1", "pair-2", "pair-3", "pair-9", "unpair", "listPeers", "relay", "relay", "forge"]
+ACTS += ["odd", "leave", "again", "null"]
 SCRIPTS = st.lists(
     st.tuples(
         st.integers(0, 3),
-        st.sampled_from(
-            [
-                "ready",
-                "pair-0",
-                "pair-1",
-                "pair-2",
-                "pair-3",
-                "pair-9",
-                "unpair",
-                "listPeers",
-                "relay",
-                "relay",
-                "forge",
-                "odd",
-                "leave",
-                "again",
-                "null",
-            ]
-        ),
+        st.sampled_from(ACTS),
         st.sampled_from([0.0005, 0.002, 0.01, 0.3]),
         st.integers(0, 4),
     ),

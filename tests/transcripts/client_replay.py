@@ -43,6 +43,11 @@ _IDLE = frozenset({Stage.ONLINE, Stage.LISTENING})
 _WAITS_FOR_UNPAIRED = frozenset({Stage.LEAVING, Stage.UNPAIRING})
 _OVER = frozenset({Stage.CLOSING, Stage.CLOSED})
 _ACTIVE = frozenset({Stage.CONNECTED, Stage.DETACHED})
+_PAIRED = frozenset(
+    {Stage.INVITED, Stage.OFFERING, Stage.AWAITING_ANSWER, Stage.AWAITING_OFFER, Stage.ANSWERING, Stage.OPENING}
+    | {Stage.CONNECTED, Stage.PARTING, Stage.LEAVING, Stage.UNPAIRING}
+)
+"""Where `unpaired` is the end."""
 _OUT_OF_TURN = frozenset(
     {Stage.PAIRING, Stage.INVITED, Stage.OFFERING, Stage.AWAITING_OFFER, Stage.ANSWERING, Stage.PARTING}
 )
@@ -143,7 +148,10 @@ class ClientReplay:
 
     def _end_engine(self) -> None:
         if self.driver.engine_open:
+            paired = self.driver.link_open and self.driver.stage not in {*_OVER, Stage.LEAVING, Stage.DRAINING}
             self.driver.end_engine()
+            if paired and signals.UNPAIR not in self.driver.sent:
+                self.report.problems.append(f"{self.connection.label}: ends a session without unpair")
 
     def _on_state(self, state: str) -> None:
         """A state of hyperpeer-py."""
@@ -169,7 +177,11 @@ class ClientReplay:
                 pass
         if len(text) > PeerConfig(peer_id="x").max_signal_size:
             self.differences["C-oversize"] += 1
+        stage, before = self.driver.stage, len(self.driver.events)
         self.driver.receive(text)
+        if self.driver.link_open and not _follows(signal, stage, self.driver, self.driver.events[before:]):
+            what = f"{signal} leads from {stage.value} to {self.driver.stage.value}"
+            self.report.problems.append(f"{self.connection.label}: {what[:200]}")
 
     def _note_unasked(self) -> None:
         """Take note of what ours has sent of its own accord, and answer it as a server does."""
@@ -232,13 +244,11 @@ class ClientReplay:
         else:
             self.differences["C-over"] += 1
 
-    def _expect(self, done: bool, message: Any, *, form: str = "") -> None:
+    def _expect(self, done: bool, message: Any) -> None:
         """Ours has been asked to send a message: it must have sent this one, and nothing else."""
         sent = [json.loads(text) for text in self.driver.take_sent()]
         if done and len(sent) == 1 and same_json(sent[0], message):
             self.report.same += 1
-        elif done and len(sent) == 1 and form:
-            self.differences[form] += 1
         else:
             stage = self.driver.stage.value
             self.report.problems.append(
@@ -316,6 +326,8 @@ class ClientReplay:
         due = {"offer": Stage.OFFERING, "answer": Stage.ANSWERING}[kind]
         if stage is due and isinstance(sdp, str):
             self.described = True
+            if self.driver.offerer != (kind == "offer") or (kind == "answer" and not self.driver.applied):
+                self.report.problems.append(f"{self.connection.label}: the engine is told to do other than {kind}")
             make = inputs.LocalOffer if kind == "offer" else inputs.LocalAnswer
             self.driver.report(make, sdp=sdp)
             self._expect(True, {"type": kind, "sdp": sdp})
@@ -343,7 +355,10 @@ class ClientReplay:
             self.differences["C-private"] += 1
         elif self.driver.engine_open and self.described and self.driver.stage not in {Stage.LEAVING, Stage.DRAINING}:
             self.driver.report(inputs.LocalCandidate, candidate=signal.candidate)
-            self._expect(True, message, form="C-candidate-form")
+            fields = message["candidate"] if isinstance(message["candidate"], dict) else message
+            plain = {"candidate": {key: fields.get(key) for key in ("candidate", "sdpMLineIndex", "sdpMid")}}
+            self.differences["C-candidate-form"] += plain != message
+            self._expect(True, plain)
         elif self.ended:
             self.differences["C-ended"] += 1
         elif not self.described:
@@ -461,6 +476,23 @@ def _parse(text: str | bytes) -> signals.Signal | None:
         return signals.parse_signal(text, max_size=_MAX_SIGNAL)
     except RemoteProtocolError:
         return None
+
+
+def _follows(signal: signals.Signal | None, stage: Stage, driver: Driver, news: list[Any]) -> bool:
+    """Whether ours has made of a signal what every peer makes of it."""
+    match signal:
+        case signals.Unpaired():
+            return driver.stage not in _PAIRED
+        case signals.Paired() if stage is Stage.LISTENING:
+            return outputs.ConnectionRequested(remote_id=signal.remote_id) in news
+        case signals.Paired() if stage is Stage.PAIRING and signal.remote_id == driver.remote_id:
+            return driver.stage is Stage.AWAITING_OFFER and driver.engine_open and not driver.offerer
+        case signals.ServerError(code=signals.ERR_PEER_NOT_FOUND | signals.ERR_PEER_BUSY) if stage is Stage.PAIRING:
+            return driver.stage is Stage.ONLINE
+        case signals.PeerList() if any(isinstance(one, outputs.PeersListed) for one in news):
+            return outputs.PeersListed(peers=signal.peers) in news
+        case _:
+            return True
 
 
 def _kind_of(message: Any) -> str:

@@ -20,6 +20,8 @@ class Machine(Protocol):
     @property
     def stage(self) -> Stage: ...
     @property
+    def remote_id(self) -> str | None: ...
+    @property
     def deadline(self) -> float | None: ...
     @property
     def waiting_for(self) -> Timer | None: ...
@@ -58,6 +60,10 @@ class Driver:
     @property
     def stage(self) -> Stage:
         return self.machine.stage
+
+    @property
+    def remote_id(self) -> str | None:
+        return self.machine.remote_id
 
     def feed(self, event: Any) -> None:
         """Hand in an input, take out what comes of it.
@@ -150,7 +156,7 @@ class Driver:
                 case outputs.ApplyOffer() | outputs.ApplyAnswer():
                     self.applied.append(output.sdp)
                 case outputs.ApplyCandidate():
-                    pass
+                    assert self.applied, "an engine takes no candidate before the description it belongs to"
                 case outputs.SendChannel():
                     self.channel.append(output.text)
                     self.order.append(output)

@@ -11,7 +11,6 @@ from typing import Any
 
 from deepio_core import inputs, outputs, signals
 from deepio_core.config import PeerConfig
-from deepio_core.messages import DataMessage, parse_message
 from deepio_core.outputs import Cause
 from deepio_core.policy import ConnectFirst, ConnectTo, ListenForCallers, Policy, SessionConfig
 from deepio_core.session import MessageReceived, SendMessage, SendMetadata, Session, SessionEnded, Stop
@@ -58,6 +57,8 @@ class SessionReplay:
         self.said: list[dict[str, Any]] = []
         """The same for the data channel."""
         self.acknowledged: set[str] = set()
+        self.greeted = 0
+        """Connections in which metadata has been said."""
         sent = [_decode(row) for row in self.rows if row.get("dc") == "send"]
         self.greetings = [message for message in sent if isinstance(message, dict)]
         config = SessionConfig(
@@ -175,8 +176,9 @@ class SessionReplay:
         news = self.driver.order[before:]
         told = [index for index, one in enumerate(news) if isinstance(one, MessageReceived)]
         sent = [(index, one.text) for index, one in enumerate(news) if isinstance(one, outputs.SendChannel)]
-        message = parse_message(parse_strictly(data))
-        rec_time = message.rec_time if isinstance(message, DataMessage) else None
+        message = parse_strictly(data)
+        wants = isinstance(message, dict) and message.get("type") == "data"
+        rec_time = message.get("rec_time") if wants else None
         # Numbers are compared as they are written: an integer stays one, and no digit goes.
         expected = [] if rec_time is None else [{"type": "acknowledge", "rec_time": repr(rec_time)}]
         replies = [json.loads(text) for _, text in sent]
@@ -198,11 +200,15 @@ class SessionReplay:
         while self.said and self.said[0] != message and (extra := _GREETINGS.get(self.said[0].get("type", ""))):
             self.said.pop(0)
             self.report.differences[extra] += 1
+            self._greeted()
+        metadata = kind == "metadata"
+        greeted = self._greeted() if metadata else True
         if self.said and self.said[0] == message:
             self.said.pop(0)
             self.report.same += 1
+        elif not greeted:
+            self.report.problems.append(f"{self.connection.label}: did not say {message} by itself")
         elif self.driver.stage in _ACTIVE:
-            metadata = kind == "metadata"
             self.driver.feed(SendMetadata(metadata=message["metadata"]) if metadata else SendMessage(message=message))
             sent = [json.loads(text) for text in self.driver.take_channel()]
             if sent == [message]:
@@ -211,6 +217,12 @@ class SessionReplay:
                 self.report.problems.append(f"{self.connection.label}: said {sent}, recorded {message}")
         else:
             self.report.differences["C-ended"] += 1
+
+    def _greeted(self) -> bool:
+        """Whether this is not the first thing to be said in this connection."""
+        connections = sum(isinstance(one, outputs.Connected) for one in self.driver.events)
+        greeted, self.greeted = self.greeted, connections
+        return greeted == connections
 
     # --- The end ---------------------------------------------------------------------------------------------
 
