@@ -16,12 +16,13 @@ from typing import Any
 from deepio_core import inputs, outputs, signals
 from deepio_core.address import SEGMENT_CHARACTERS
 from deepio_core.config import PeerConfig
-from deepio_core.errors import AddressError, RemoteProtocolError
+from deepio_core.errors import AddressError
 from deepio_core.outputs import Cause
 from deepio_core.peer import Peer
 from deepio_core.sdp import offer_problem
 from deepio_core.states import PeerState, Stage
 from tests.transcripts.driving import UNPAIRED, Driver
+from tests.transcripts.judging import follows, kind_of, parse, was_refused_for_its_id
 from tests.transcripts.recording import (
     CLIENT,
     SERVER,
@@ -43,16 +44,10 @@ _IDLE = frozenset({Stage.ONLINE, Stage.LISTENING})
 _WAITS_FOR_UNPAIRED = frozenset({Stage.LEAVING, Stage.UNPAIRING})
 _OVER = frozenset({Stage.CLOSING, Stage.CLOSED})
 _ACTIVE = frozenset({Stage.CONNECTED, Stage.DETACHED})
-_PAIRED = frozenset(
-    {Stage.INVITED, Stage.OFFERING, Stage.AWAITING_ANSWER, Stage.AWAITING_OFFER, Stage.ANSWERING, Stage.OPENING}
-    | {Stage.CONNECTED, Stage.PARTING, Stage.LEAVING, Stage.UNPAIRING}
-)
-"""Where `unpaired` is the end."""
 _OUT_OF_TURN = frozenset(
     {Stage.PAIRING, Stage.INVITED, Stage.OFFERING, Stage.AWAITING_OFFER, Stage.ANSWERING, Stage.PARTING}
 )
 """Where another description than the recorded one is due, or none yet."""
-_MAX_SIGNAL = 2**24
 
 _WHY_UNPAIR = {
     Cause.LOCAL: "C-unpair",
@@ -165,7 +160,7 @@ class ClientReplay:
     # --- What the server sent --------------------------------------------------------------------------------
 
     def _on_server(self, text: str | bytes) -> None:
-        signal = _parse(text)
+        signal = parse(text)
         match signal:
             case signals.Paired():
                 self.ended = self.refused_offer = self.described = self.listed_free = False
@@ -179,7 +174,7 @@ class ClientReplay:
             self.differences["C-oversize"] += 1
         stage, before = self.driver.stage, len(self.driver.events)
         self.driver.receive(text)
-        if self.driver.link_open and not _follows(signal, stage, self.driver, self.driver.events[before:]):
+        if self.driver.link_open and not follows(signal, stage, self.driver, self.driver.events[before:]):
             what = f"{signal} leads from {stage.value} to {self.driver.stage.value}"
             self.report.problems.append(f"{self.connection.label}: {what[:200]}")
 
@@ -209,7 +204,7 @@ class ClientReplay:
             message = parse_strictly(text)
         except ValueError:
             message = None
-        kind = _kind_of(message)
+        kind = kind_of(message)
         if kind == "unpair" and self.ahead:
             self.ahead.pop(0)
             self.report.same += 1
@@ -350,7 +345,7 @@ class ClientReplay:
         return "C-unlisted"
 
     def _on_candidate(self, message: dict[str, Any]) -> None:
-        signal = _parse(json.dumps(message))
+        signal = parse(json.dumps(message))
         if not isinstance(signal, signals.RemoteCandidate) or signal.candidate is None:
             self.differences["C-private"] += 1
         elif self.driver.engine_open and self.described and self.driver.stage not in {Stage.LEAVING, Stage.DRAINING}:
@@ -455,7 +450,7 @@ class ClientReplay:
         closed = [one for one in driver.events if isinstance(one, outputs.PeerClosed)]
         if driver.stage is not Stage.CLOSED or len(closed) != 1:
             self.report.problems.append(f"{self.connection.label}: is {driver.stage.value} at the end: {closed}")
-        elif _was_refused_for_its_id(self.connection) and closed[0].cause is not Cause.ID_IN_USE:
+        elif was_refused_for_its_id(self.connection) and closed[0].cause is not Cause.ID_IN_USE:
             self.report.problems.append(f"{self.connection.label}: takes a refused id for {closed[0].cause}")
         changes = [one for one in driver.events if isinstance(one, outputs.StateChanged)]
         if changes and changes[-1].new is not PeerState.CLOSED:
@@ -469,52 +464,3 @@ def replay_client(recording: Recording, connection: Connection) -> Report:
     except AddressError:
         return Report(differences=Counter({"C-address": 1}))
     return ClientReplay(recording, connection).run()
-
-
-def _parse(text: str | bytes) -> signals.Signal | None:
-    try:
-        return signals.parse_signal(text, max_size=_MAX_SIGNAL)
-    except RemoteProtocolError:
-        return None
-
-
-def _follows(signal: signals.Signal | None, stage: Stage, driver: Driver, news: list[Any]) -> bool:
-    """Whether ours has made of a signal what every peer makes of it."""
-    match signal:
-        case signals.Unpaired():
-            return driver.stage not in _PAIRED
-        case signals.Paired() if stage is Stage.LISTENING:
-            return outputs.ConnectionRequested(remote_id=signal.remote_id) in news
-        case signals.Paired() if stage is Stage.PAIRING and signal.remote_id == driver.remote_id:
-            return driver.stage is Stage.AWAITING_OFFER and driver.engine_open and not driver.offerer
-        case signals.ServerError(code=signals.ERR_PEER_NOT_FOUND | signals.ERR_PEER_BUSY) if stage is Stage.PAIRING:
-            return driver.stage is Stage.ONLINE
-        case signals.PeerList() if any(isinstance(one, outputs.PeersListed) for one in news):
-            return outputs.PeersListed(peers=signal.peers) in news
-        case _:
-            return True
-
-
-def _kind_of(message: Any) -> str:
-    """What a message of a client is for."""
-    if not isinstance(message, dict):
-        return "private"
-    kind = message.get("type")
-    if not isinstance(kind, str | None):
-        return "private"
-    if kind in {"listPeers", "ready", "pair", "unpair", "offer", "answer", "candidate"}:
-        return str(kind)
-    if kind in {"renegotiate", "transceiverRequest"} or (kind is None and message.keys() & _UNTYPED_REQUESTS):
-        return "renegotiation"
-    return "candidate" if kind is None and "candidate" in message else "private"
-
-
-_UNTYPED_REQUESTS = frozenset({"renegotiate", "transceiverRequest"})
-
-
-def _was_refused_for_its_id(connection: Connection) -> bool:
-    """Whether the server closed it with an empty frame before it had said anything."""
-    said = [row for row in connection.rows if row.get("dir") == SERVER]
-    if not said or not is_close(said[0], SERVER) or said[0].get("code") is not None:
-        return False
-    return not any(is_close(row, CLIENT) and row["t"] < said[0]["t"] for row in connection.rows)
