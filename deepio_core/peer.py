@@ -505,8 +505,8 @@ class Peer:
         self._tell(outputs.StartEngine(negotiation=self._negotiation, remote_id=self._remote_id, offerer=offerer))
 
     def _current(self, report: inputs.EngineReport, trigger: Trigger) -> bool:
-        """Whether the report is about the engine at hand and awaited in this stage."""
-        return self._engine_open and report.negotiation == self._negotiation and self._allows(trigger)
+        """Whether the report is about the newest negotiation and awaited in this stage."""
+        return report.negotiation == self._negotiation and self._allows(trigger)
 
     def _on_local_offer(self, report: inputs.LocalOffer) -> None:
         if self._current(report, Trigger.LOCAL_OFFER):
