@@ -125,6 +125,11 @@ def encode_segment(text: str) -> str:
     return encoded
 
 
+def is_segment(text: str) -> bool:
+    """Tell whether a text is a type, an id or a key as it stands in a signaling URL, and not longer than ours."""
+    return 0 < len(text) <= MAX_SEGMENT and SEGMENT_CHARACTERS.issuperset(text)
+
+
 def build_address(
     server_address: str,
     server_port: str | int | None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from deepio_core.address import encode_segment
 from deepio_core.config import positive
 from deepio_core.errors import LocalProtocolError
 
@@ -25,7 +26,7 @@ class ConnectTo:
     """Connect to one peer, as soon as it is there and free."""
 
     remote_id: str
-    """Id of the remote peer, as the peer list shows it."""
+    """Id of the remote peer, as the peer list shows it or before it is percent-encoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,7 @@ class SessionConfig:
             positive(name, getattr(self, name))
         if self.backoff_max < self.backoff_first:
             raise LocalProtocolError("backoff_max must not be below backoff_first.")
-        if isinstance(self.policy, ConnectTo) and self.policy.remote_id == self.peer.peer_id:
+        if isinstance(self.policy, ConnectTo) and encode_segment(self.policy.remote_id) == self.peer.peer_id:
             raise LocalProtocolError("A peer cannot connect to its own id.", remedy="Give the id of another peer.")
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from deepio_core import inputs, outputs
+from deepio_core.address import is_segment
 from deepio_core.errors import LocalProtocolError
 from deepio_core.jsontext import encode, utf8_size
 from deepio_core.messages import (
@@ -153,7 +154,8 @@ class Session:
         self._outputs: deque[SessionOutput] = deque()  # bounded: drained after every input
         self._backoff = Backoff(config, random)
         self._called = False
-        self._connected_at = self._online_at = now
+        self._connected_at = now
+        self._online_at: float | None = None  # of this signaling connection
         self._ending: tuple[Cause, str] | None = None
         self._ended = False
         self._peer = Peer(config.peer, now=now)
@@ -245,7 +247,7 @@ class Session:
                 case outputs.PeersListed():
                     self._on_peers(output)
                 case outputs.PeersNotListed():
-                    self._wait_for_peers()
+                    pass  # the next look is due in any case
                 case outputs.PeerClosed():
                     self._on_peer_closed(output)
                 case _:
@@ -281,7 +283,7 @@ class Session:
                 self._call(remote_id)
             case ConnectFirst():
                 self._peer.handle(inputs.ListPeers(), now=self._now)
-                self._wait_for_peers()
+                self._timers.set(Timer.POLL, self._now + self.config.poll_interval)
             case _:
                 self._called = False
                 self._peer.handle(inputs.Listen(), now=self._now)
@@ -291,9 +293,6 @@ class Session:
         self._called = True
         self._peer.handle(inputs.Connect(remote_id=remote_id), now=self._now)
 
-    def _wait_for_peers(self) -> None:
-        self._timers.set(Timer.POLL, self._now + self.config.poll_interval)
-
     def _on_peers(self, listed: outputs.PeersListed) -> None:
         """Call the first free peer of a wanted type (deep_io: of type `stream_manager`)."""
         policy = self.config.policy
@@ -302,10 +301,14 @@ class Session:
         if self._timers.runs(Timer.RETRY) or self._ending is not None:
             return  # the reply is late
         for peer in listed.peers:
-            if peer.type in policy.peer_types and not peer.busy and peer.id != self.config.peer.peer_id:
+            if peer.type in policy.peer_types and not peer.busy and self._can_call(peer.id):
                 self._timers.stop(Timer.POLL)
                 self._call(peer.id)
                 return
+
+    def _can_call(self, peer_id: str) -> bool:
+        """Whether a listed id is one that can be called: not our own, and one at all, for a server lists anything."""
+        return peer_id != self.config.peer.peer_id and is_segment(peer_id)
 
     # --- The conversation ------------------------------------------------------------------------------------
 
@@ -369,11 +372,13 @@ class Session:
         if self._ending is not None:
             self._end()
         else:
-            self._reset_if_stable(self._online_at)
+            if self._online_at is not None:
+                self._reset_if_stable(self._online_at)
             self._retry(closed.cause, closed.detail)
 
     def _redial(self) -> None:
         old = self._peer
+        self._online_at = None
         self._peer = Peer(old.config, now=self._now, link=old.link + 1, first_negotiation=old.negotiation + 1)
         self._outputs.append(outputs.StateChanged(old=old.state, new=self._peer.state))
 

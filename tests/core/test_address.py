@@ -15,6 +15,7 @@ from deepio_core.address import (
     SignalingAddress,
     build_address,
     encode_segment,
+    is_segment,
     parse_path,
     redact,
 )
@@ -59,6 +60,16 @@ def test_refuses_segments(text: str) -> None:
         encode_segment(text)
     assert caught.value.remedy
     assert "x" * 9 not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a", "caf%C3%A9", "%zz", "-_~", "x" * MAX_SEGMENT])
+def test_is_a_segment(text: str) -> None:
+    assert is_segment(text)
+
+
+@pytest.mark.parametrize("text", ["", "a b", "a/b", "a.b", "café", "\ud800", "x" * (MAX_SEGMENT + 1)], ids=ascii)
+def test_is_none(text: str) -> None:
+    assert not is_segment(text)
 
 
 @given(st.text())
