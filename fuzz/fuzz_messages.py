@@ -2,7 +2,12 @@
 
 Needs atheris, which is on the package index for Linux. From the top of the repository:
 
-    python -m fuzz.fuzz_messages fuzz/corpus/messages -dict=fuzz/messages.dict -max_total_time=600
+    mkdir found
+    python -m fuzz.fuzz_messages found fuzz/corpus/messages -dict=fuzz/messages.dict -max_total_time=600
+
+Then keep of what it found the least that reaches all of it:
+
+    python -m fuzz.fuzz_messages -merge=1 fuzz/corpus/messages found
 """
 
 import importlib
@@ -43,5 +48,6 @@ def check(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    atheris.Setup(sys.argv, check)
+    # To merge, libFuzzer runs itself in a shell under its own name, which must be a whole command then.
+    atheris.Setup([f"{sys.executable} -m fuzz.fuzz_messages", *sys.argv[1:]], check)
     atheris.Fuzz()

@@ -2,7 +2,12 @@
 
 Needs atheris, which is on the package index for Linux. From the top of the repository:
 
-    python -m fuzz.fuzz_signals fuzz/corpus/signals -dict=fuzz/signals.dict -max_total_time=600
+    mkdir found
+    python -m fuzz.fuzz_signals found fuzz/corpus/signals -dict=fuzz/signals.dict -max_total_time=600
+
+Then keep of what it found the least that reaches all of it:
+
+    python -m fuzz.fuzz_signals -merge=1 fuzz/corpus/signals found
 """
 
 import importlib
@@ -61,5 +66,6 @@ def check_signal(signal: signals.Signal) -> None:
 
 
 if __name__ == "__main__":
-    atheris.Setup(sys.argv, check)
+    # To merge, libFuzzer runs itself in a shell under its own name, which must be a whole command then.
+    atheris.Setup([f"{sys.executable} -m fuzz.fuzz_signals", *sys.argv[1:]], check)
     atheris.Fuzz()

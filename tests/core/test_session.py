@@ -41,7 +41,7 @@ from tests.core.sessions import (
 from tests.core.vocabulary import check_dataclass, dataclasses_of, undocumented_fields
 
 SOURCE = {"type": "source", "peerId": ALICE}
-DATA = {"type": "data", "rec_time": 1700000000.123456, "objects": []}
+DATA: dict[str, Any] = {"type": "data", "rec_time": 1700000000.123456, "objects": []}
 
 
 def metadata(value: Any = None) -> dict[str, Any]:
