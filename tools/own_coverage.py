@@ -2,7 +2,7 @@
 
 A branch that only an end-to-end test happens to reach is not tested: nobody looked at its result. So every
 module `name.py` is measured under `tests/core/**/test_name.py` and `test_name_*.py` alone. Exit code 1 if any
-branch is missed.
+branch is missed. A module of the testing kit, `testing/name.py`, has the tests `test_testing_name.py`.
 
     python tools/own_coverage.py            every module
     python tools/own_coverage.py peer sdp   these
@@ -19,12 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def tests_of(module: Path) -> list[str]:
     """The test files named after a module."""
     folder = ROOT / "tests" / "core"
-    return sorted(
-        {
-            *map(str, folder.rglob(f"test_{module.stem}.py")),
-            *map(str, folder.rglob(f"test_{module.stem}_*.py")),
-        }
-    )
+    name = "_".join(module.relative_to(ROOT / "deepio_core").with_suffix("").parts)
+    return sorted({*map(str, folder.rglob(f"test_{name}.py")), *map(str, folder.rglob(f"test_{name}_*.py"))})
 
 
 def covers_itself(module: Path, scratch: str) -> bool:

@@ -68,13 +68,16 @@ class EngineRoom:
 
     Args:
         complain: Called when an engine is fed what is not meant for it, with a sentence that says so.
+        loses: Asked for each data-channel message whether it is lost.
     """
 
-    def __init__(self, complain: Callable[[str], None]) -> None:
+    def __init__(self, complain: Callable[[str], None], loses: Callable[[], bool]) -> None:
         self.engines: list[FakeEngine] = []
         """Every engine that was ever started; the first one has the serial number 1."""
         self.complain = complain
         """Called with what is wrong."""
+        self.loses = loses
+        """Asked for each data-channel message whether it is lost."""
 
     def find(self, pattern: re.Pattern[str], text: str) -> tuple[FakeEngine | None, int | None]:
         """The engine whose tag a text carries, and whom it answers; None for nobody's."""
@@ -127,12 +130,12 @@ class FakeEngine:
     @property
     def connected(self) -> bool:
         """Whether the data channel is open at both ends."""
-        return self.partner is not None and not self.ended and not self.partner.ended
+        return self.partner is not None and not (self.ended or self.partner.ended)
 
     @property
     def healthy(self) -> bool:
         """Whether what is sent over the data channel arrives, at both ends."""
-        return self.connected and self.partner is not None and not self.mute and not self.partner.mute
+        return self.partner is not None and self.connected and not (self.mute or self.partner.mute)
 
     # --- Effects ---------------------------------------------------------------------------------------------
 
@@ -166,14 +169,12 @@ class FakeEngine:
             self._check(self._room.find(_CANDIDATE_TAG, candidate.candidate)[0], "a candidate")
 
     def send(self, text: str) -> None:
-        """Send a message over the data channel."""
-        if self.connected and not self.mute and self.partner is not None:
+        """Send a message over the data channel, which may lose it."""
+        if self.partner is not None and not self.mute and not self._room.loses():
             self.partner.receive(text)
 
     def close(self) -> None:
         """Close the peer connection, which the engine at the other end notices."""
-        if self.ended:
-            return
         self._end()
         if self.partner is not None and not self.mute:
             self.partner._end()
@@ -204,7 +205,8 @@ class FakeEngine:
 
     def fail(self, cause: Cause = Cause.ENGINE, detail: str = "a fault of the test") -> None:
         """Go wrong, and wait to be closed. What was on its way to the owner does not come any more."""
-        self.reports.keep(0)
+        if not self.ended:
+            self.reports.keep(0)
         self._report(inputs.EngineFailed(negotiation=self.negotiation, cause=cause, detail=detail))
 
     def lose_network(self) -> None:

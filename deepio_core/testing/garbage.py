@@ -47,7 +47,7 @@ def signal(random: Random, ids: Sequence[str]) -> str | bytes:
     """
     forged = (
         signals.UNPAIRED,
-        # These two move a peer in most stages.
+        # These two, and candidates, mean something in most stages.
         *[signals.paired_text(random.choice(ids))] * 3,
         *[signals.error_text(signals.ERR_BAD_STATE)] * 3,
         signals.error_text(signals.ERR_PEER_BUSY),
@@ -55,7 +55,7 @@ def signal(random: Random, ids: Sequence[str]) -> str | bytes:
         signals.error_text(signals.ERR_BAD_SIGNAL),
         signals.offer_text(make_description(0)),
         signals.answer_text(make_description(0, 0)),
-        signals.candidate_text(make_candidate(0)),
+        *[signals.candidate_text(make_candidate(0))] * 3,
     )
     return random.choice(_JUNK) if random.random() < 0.2 else random.choice(forged)
 

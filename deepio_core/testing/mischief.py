@@ -50,12 +50,14 @@ class Faults:
     """The application gives a command that is not possible."""
     stranger: float = 0
     """A client that is none of ours does what it likes."""
+    loss: float = 0
+    """How likely a data-channel message is lost, 0 to 1; no weight."""
 
 
 CALM: Final = Faults()
 """Nothing goes wrong."""
 STORM: Final = Faults(
-    cut=4, silence=0.4, restart=0.2, crash=0.2, garbage=12, jump=2, hold=10, fail=6, misuse=2, stranger=1
+    cut=4, silence=0.4, restart=0.2, crash=0.2, garbage=12, jump=2, hold=10, fail=6, misuse=2, stranger=1, loss=0.1
 )
 """Everything does."""
 

@@ -44,6 +44,7 @@ class SessionSimulation:
         """What goes wrong."""
         self.world = World(seed, server_config=ServerConfig(message_burst=100_000))
         """Where it happens."""
+        self.world.loss = self.faults.loss
         self._steps = steps
         self._random = self.world.random
         generation = self._random.choice(list(Generation))
@@ -80,6 +81,7 @@ class SessionSimulation:
         for doing in self._random.choices(doings, weights, k=self._steps):
             doing()
         self._mischief.end()
+        self.world.loss = 0.0
         self.meet()
         self.stop()
 

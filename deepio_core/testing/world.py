@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from deepio_core.config import PeerConfig
 from deepio_core.server import (
@@ -69,8 +69,8 @@ class World:
         self.serves = True
         """Whether the server can be reached; False: dialing fails."""
         self.loss = 0.0
-        """How likely a data-channel message is lost: DEEP channels are unreliable."""
-        self.room = EngineRoom(self._complain)
+        """How likely a data-channel message is lost, 0 to 1: the channels of DEEP cores are unreliable."""
+        self.room = EngineRoom(self._complain, lambda: self.random.random() < self.loss)
         """Where the engines live."""
         self._now = now
         self._wires: list[Wire] = []
@@ -148,8 +148,7 @@ class World:
         for steps in range(_MOST_STEPS):
             if not self.step():
                 return steps
-        self._complain("the world does not come to rest")
-        return _MOST_STEPS
+        raise ViolationError(f"the world does not come to rest\n{self.describe()}")
 
     def advance(self, seconds: float) -> None:
         """Let time pass over a fast network: everything arrives before the time moves, and is done when it is due."""
@@ -242,5 +241,5 @@ class World:
         ids = Random(self.seed)
         return SignalingServer(self._server_config, lambda: f"peer{ids.getrandbits(40)}", self._check_key)
 
-    def _complain(self, rule: str) -> None:
+    def _complain(self, rule: str) -> NoReturn:
         raise ViolationError(f"{rule}\n{self.describe()}")

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # More seeds than needed: each edge is taken several times, so that a change which shifts the runs loses none.
 CHUNK = 250
-CHUNKS = range(8)
+CHUNKS = range(10)
 SESSION_CHUNK = 100
 SESSION_CHUNKS = range(3)
 
