@@ -6,7 +6,7 @@ peer free again: the next caller would take the place of the first, which hears 
 
 from deepio_core import inputs
 from deepio_core.states import Stage
-from tests.core.peers import BOB, BUSY, EVE, READY, UNPAIRED, bring, briefly, paired
+from tests.core.peers import BOB, BUSY, EVE, READY, UNPAIRED, briefly, bring, paired
 
 
 def test_listening_again_says_ready_only_once() -> None:
