@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from deepio_core.address import encode_segment
 from deepio_core.errors import AddressError, LocalProtocolError
+from deepio_core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +22,9 @@ class PeerConfig:
     """For the application to accept or refuse an invitation; the caller gives up after 15 s (hyperpeer-js)."""
     negotiation_timeout: float = 15.0
     """From the pairing to the open data channel (`connectionTimeout` of hyperpeer-js)."""
-    silence_timeout: float | None = 5.0
+    silence_timeout: float | None = 4.5
     """Without any sign of life from the connected remote peer; None for no limit. The engine reports `Activity`
-    at least every 2 s while anything arrives."""
+    at least every 2 s while anything arrives, so that a dead peer is noticed within 5 s of its last packet."""
     part_timeout: float = 2.0
     """For a negotiation to finish that the application has left."""
     leave_timeout: float = 5.0

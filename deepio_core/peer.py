@@ -15,7 +15,6 @@ The contract::
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -23,10 +22,11 @@ from deepio_core import closecodes, inputs, outputs, signals
 from deepio_core.address import encode_segment
 from deepio_core.errors import LocalProtocolError, RemoteProtocolError
 from deepio_core.jsontext import decode, encode, utf8_size
+from deepio_core.machine import EXPIRED, StageMachine
 from deepio_core.outputs import Cause
 from deepio_core.sdp import answer_problem, offer_problem
-from deepio_core.states import COMMANDS, STAGE_TIMERS, STATE_OF, TRANSITIONS, PeerState, Stage, Trigger
-from deepio_core.timers import Timer, Timers
+from deepio_core.states import STATE_OF, PeerState, Stage, Trigger
+from deepio_core.timers import Timer
 
 if TYPE_CHECKING:
     from deepio_core.config import PeerConfig
@@ -37,43 +37,8 @@ _DETACHED_STAGES: Final = frozenset({Stage.STARTING, Stage.DETACHED, Stage.CLOSI
 _REFUSALS: Final = {signals.ERR_PEER_NOT_FOUND: Cause.NOT_FOUND, signals.ERR_PEER_BUSY: Cause.BUSY}
 """The only two errors that answer `pair`. Any other may be a late one about a signal of the former session."""
 
-_EXPIRED: Final = {
-    Timer.OPEN: (Cause.UNREACHABLE, "the signaling connection did not open in time"),
-    Timer.REPLY: (Cause.NO_REPLY, "the server did not answer in time"),
-    Timer.ACCEPT: (Cause.NOT_ACCEPTED, "the application did not accept in time"),
-    Timer.NEGOTIATION: (Cause.NO_CONNECTION, "the data channel did not open in time"),
-    Timer.SILENCE: (Cause.SILENCE, "nothing has arrived from the remote peer"),
-    Timer.PART: (Cause.NO_CONNECTION, "the negotiation did not end in time"),
-    Timer.LEAVE: (Cause.NO_REPLY, "the server did not confirm in time"),
-    Timer.CLOSE: (Cause.NO_REPLY, "the connections did not close in time"),
-}
-"""What it means that the deadline of a stage has passed."""
 
-_NAMES: Final = {
-    Trigger.LIST_PEERS: "list peers",
-    Trigger.LISTEN: "listen",
-    Trigger.CONNECT: "connect",
-    Trigger.ACCEPT: "accept",
-    Trigger.DISCONNECT: "disconnect",
-    Trigger.SEND: "send",
-    Trigger.CLOSE: "close",
-}
-
-_TIMEOUTS: Final = {
-    Timer.OPEN: "open_timeout",
-    Timer.REPLY: "reply_timeout",
-    Timer.LIST: "reply_timeout",
-    Timer.ACCEPT: "accept_timeout",
-    Timer.NEGOTIATION: "negotiation_timeout",
-    Timer.SILENCE: "silence_timeout",
-    Timer.PART: "part_timeout",
-    Timer.LEAVE: "leave_timeout",
-    Timer.CLOSE: "close_timeout",
-}
-"""The setting behind each timer."""
-
-
-class Peer:
+class Peer(StageMachine):
     """The client role as a state machine; see the module's docstring for how to drive it.
 
     Args:
@@ -94,15 +59,9 @@ class Peer:
         first_negotiation: int = 1,
         observer: Callable[[Stage, Trigger], None] | None = None,
     ) -> None:
-        self.config = config
-        """The settings."""
+        super().__init__(config, now=now, observer=observer)
         self.link = link
         """Number of the signaling connection."""
-        self._observer = observer
-        self._now = now
-        self._stage = Stage.STARTING
-        self._timers = Timers()
-        self._outputs: deque[outputs.PeerOutput] = deque()  # bounded: drained after every input
         self._opened_at = now
         self._link_open = True  # from OpenSignaling to SignalingFailed or SignalingClosed
         self._heard = False
@@ -118,25 +77,9 @@ class Peer:
         self._remote_described = False
         self._candidates: list[signals.Candidate | None] = []
         self._send_limit = config.max_send_size
-        self._timers.set(Timer.OPEN, now + config.open_timeout)
-        self._outputs.append(outputs.OpenSignaling(link=link))
+        self._tell(outputs.OpenSignaling(link=link))
 
     # --- What the caller sees --------------------------------------------------------------------------------
-
-    @property
-    def state(self) -> PeerState:
-        """The public state."""
-        return STATE_OF[self._stage]
-
-    @property
-    def stage(self) -> Stage:
-        """What exactly the peer is doing or waiting for."""
-        return self._stage
-
-    @property
-    def ended(self) -> bool:
-        """Whether `PeerClosed` has been told."""
-        return self._stage is Stage.CLOSED
 
     @property
     def remote_id(self) -> str | None:
@@ -147,18 +90,6 @@ class Peer:
     def negotiation(self) -> int:
         """Number of the newest negotiation."""
         return self._negotiation
-
-    @property
-    def deadline(self) -> float | None:
-        """When `handle_timeout` is due, in seconds on the caller's clock; None: not before the next input."""
-        first = self._timers.next()
-        return None if first is None else first[1]
-
-    @property
-    def waiting_for(self) -> Timer | None:
-        """The name of the timer behind `deadline`."""
-        first = self._timers.next()
-        return None if first is None else first[0]
 
     def handle(self, event: inputs.PeerInput, *, now: float) -> None:
         """Take one input; then drain `poll`.
@@ -176,41 +107,12 @@ class Peer:
             if timer is Timer.LIST:
                 self._give_up_lists(Cause.NO_REPLY)
             else:
-                self._move(Trigger.EXPIRED, *_EXPIRED[timer])
+                self._move(Trigger.EXPIRED, *EXPIRED[timer])
 
-    def poll(self) -> outputs.PeerOutput | None:
-        """The next effect to perform or event to tell; None when there is none left."""
-        return self._outputs.popleft() if self._outputs else None
+    # --- What an edge means ----------------------------------------------------------------------------------
 
-    # --- Moving through the table ----------------------------------------------------------------------------
-
-    def _allows(self, trigger: Trigger) -> bool:
-        return trigger in TRANSITIONS[self._stage]
-
-    def _demand(self, trigger: Trigger) -> None:
-        """Raise unless the application may pull `trigger` now."""
-        assert trigger in COMMANDS, "only commands are refused by raising"
-        if not self._allows(trigger):
-            stages = [stage.value for stage, row in TRANSITIONS.items() if trigger in row]
-            raise LocalProtocolError(
-                f"Cannot {_NAMES[trigger]} while {self._stage.value}.",
-                remedy=f"This is possible while {', '.join(stages)}.",
-            )
-
-    def _move(self, trigger: Trigger, cause: Cause = Cause.LOCAL, detail: str = "") -> bool:
-        """Follow the edge of `trigger`; False if the stage has none."""
-        target = TRANSITIONS[self._stage].get(trigger)
-        if target is None:
-            return False
-        if self._observer is not None:
-            self._observer(self._stage, trigger)
-        if target is not self._stage:
-            self._enter(target, cause, detail)
-        return True
-
-    def _enter(self, target: Stage, cause: Cause, detail: str) -> None:
-        origin, self._stage = self._stage, target
-        self._retime(origin, target)
+    def _entered(self, origin: Stage, cause: Cause, detail: str) -> None:
+        target = self._stage
         remote_id = self._remote_id
         if target in {Stage.ONLINE, Stage.LISTENING, Stage.CLOSED}:
             self._forget_remote()
@@ -224,21 +126,6 @@ class Peer:
             elif old is PeerState.CONNECTING and new is not PeerState.CONNECTED:
                 self._tell(outputs.ConnectionFailed(remote_id=remote_id, cause=cause, detail=detail))
         self._act(origin, target)
-
-    def _retime(self, origin: Stage, target: Stage) -> None:
-        """Swap the deadline of the one stage for that of the other; neighbours may share one."""
-        old, new = STAGE_TIMERS.get(origin), STAGE_TIMERS.get(target)
-        if old is new:
-            return
-        if old is not None:
-            self._timers.stop(old)
-        if new is not None:
-            self._start(new)
-
-    def _start(self, timer: Timer) -> None:
-        seconds: float | None = getattr(self.config, _TIMEOUTS[timer])
-        if seconds is not None:
-            self._timers.set(timer, self._now + seconds)
 
     def _act(self, origin: Stage, target: Stage) -> None:
         """Perform what entering `target` means for the connections that are still open."""
@@ -283,9 +170,6 @@ class Peer:
         self._remote_id = self._local_offer = ""
         self._engine_open = self._engine_closing = self._described = self._remote_described = False
         self._candidates.clear()
-
-    def _tell(self, output: outputs.PeerOutput) -> None:
-        self._outputs.append(output)
 
     def _signal(self, text: str) -> None:
         self._tell(outputs.SendSignaling(link=self.link, text=text))

@@ -423,7 +423,7 @@ class TestTryingAgain:
         driven.do(inputs.Activity(negotiation=1))
         assert driven.session.waiting_for is Timer.SILENCE
         taken = driven.expire()
-        assert driven.now == 4.0 + 5.0
+        assert driven.now == 4.0 + 4.5
         assert in_brief(taken)[:3] == [
             "CONNECTED > DISCONNECTING",
             "disconnected bob silence",
