@@ -91,6 +91,9 @@ class SessionSimulation:
         while not all(self._is_connected(node) for node in self.sessions):
             if not self.world.step() and not self.world.pass_to_deadline(end):
                 self._demand(False, "all sessions are together again")
+        # What was sent on connecting may have been lost: data channels are unreliable, and metadata has no receipt.
+        for node in self.sessions:
+            node.handle(SendMetadata(metadata={"name": node.id, "number": -1}))
         before = [len(node.events) for node in self.sessions]
         self.world.advance(2.0)
         for node, start in zip(self.sessions[:2], before, strict=False):
