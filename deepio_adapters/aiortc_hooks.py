@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
+
+from deepio_core.records import dataclass
 
 __all__ = ["Traffic", "ask", "discard", "path", "prepare", "traffic", "usable", "warm_up"]
 

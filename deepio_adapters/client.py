@@ -16,7 +16,7 @@ import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar
 from weakref import WeakSet
 
@@ -32,6 +32,7 @@ from deepio_adapters.streams import FrameStream, MessageStream
 from deepio_core import outputs, session
 from deepio_core.errors import DeepIOError, LocalProtocolError
 from deepio_core.jsontext import encode
+from deepio_core.records import dataclass
 from deepio_core.states import PeerState
 
 if TYPE_CHECKING:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from deepio_core.records import dataclass
 
 __all__ = ["Description", "MediaLine", "without_mdns"]
 

@@ -8,15 +8,17 @@ network.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import anyio.to_thread
 
 from deepio_core.errors import LocalProtocolError
 from deepio_core.outputs import ApplyAnswer, ApplyCandidate, ApplyOffer, CloseEngine, SendChannel, StartEngine
+from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
     from deepio_adapters.engine_base import EngineBase
@@ -118,7 +120,7 @@ class EngineConfig:
         return self.receive_video or self.media_sink is not None
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclasses.dataclass(slots=True, kw_only=True)
 class EngineStats:
     """What an engine has done so far, over all its negotiations; bytes and packets are those of the transport."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
+
+from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
     import av

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from deepio_core.errors import DeepIOError
+from deepio_core.records import dataclass
 
 __all__ = ["SourceError", "SourceKind", "SourceUrl", "redact"]
 

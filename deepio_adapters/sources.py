@@ -14,12 +14,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from deepio_adapters.source_urls import SourceError, SourceUrl, redact
+from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
     import av

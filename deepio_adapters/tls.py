@@ -10,11 +10,11 @@ import hashlib
 import os
 import re
 import ssl
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from deepio_core.errors import LocalProtocolError
+from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ import logging
 import urllib.parse
 from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -25,6 +25,7 @@ from deepio_adapters.tls import (
     certificate_fingerprint,
     probe_context,
 )
+from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
     import ssl

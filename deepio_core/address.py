@@ -7,11 +7,12 @@ everything is checked and percent-encoded here, and the encoded id is the id: it
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from deepio_core.errors import AddressError
+from deepio_core.records import dataclass
 
 MAX_SEGMENT: Final = 256
 """Longest type, id or key, characters after encoding. Servers take more, but names stand in peer lists and logs; a

@@ -7,8 +7,10 @@ JSON of a remote peer: what is missing or of the wrong kind becomes None or is l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, NamedTuple
+
+from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

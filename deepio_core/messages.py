@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 from deepio_core.detections import (
@@ -25,6 +25,7 @@ from deepio_core.detections import (
     read_number,
 )
 from deepio_core.errors import LocalProtocolError
+from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum, auto
 from typing import TYPE_CHECKING, TypeAlias
+
+from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
     from deepio_core.jsontext import JSON

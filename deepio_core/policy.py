@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from deepio_core.address import encode_segment
 from deepio_core.config import positive
 from deepio_core.errors import LocalProtocolError
+from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,10 +7,11 @@ under `objects`, as stream managers have sent them since October 2020, and under
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from deepio_core.detections import Attribute, Box, Keypoint
+from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
     from deepio_core.jsontext import JSON

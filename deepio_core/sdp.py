@@ -7,9 +7,10 @@ answered, and an answer is held against the offer. Whether a description is corr
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
+
+from deepio_core.records import dataclass
 
 MAX_DESCRIPTION_SIZE: Final = 256 * 1024
 """Longest description, characters. Chromium's largest with audio and video has 6,000."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
 from deepio_core.address import MAX_SEGMENT, SEGMENT_CHARACTERS
 from deepio_core.errors import LocalProtocolError
+from deepio_core.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

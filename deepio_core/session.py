@@ -10,7 +10,7 @@ A session holds one `Peer` for each signaling connection, and is driven like one
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from deepio_core import inputs, outputs
@@ -29,6 +29,7 @@ from deepio_core.messages import (
 from deepio_core.outputs import Cause
 from deepio_core.peer import Peer
 from deepio_core.policy import Backoff, ConnectFirst, ConnectTo, ListenForCallers
+from deepio_core.records import dataclass
 from deepio_core.states import PeerState, Stage
 from deepio_core.timers import Timer, Timers
 

@@ -1,0 +1,115 @@
+"""Frozen dataclasses that cost half as much to make: they are used as any other."""
+
+import copy
+import dataclasses
+import pickle
+from typing import Any
+
+import pytest
+
+from deepio_core.records import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """A record."""
+
+    name: str
+    key: str | None = dataclasses.field(default=None, repr=False)
+    values: list[int] = dataclasses.field(default_factory=list)
+    seen: int = dataclasses.field(default=0, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nothing:
+    """A record without fields."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NothingElse:
+    """Another record without fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A record with positional arguments."""
+
+    left: int
+    right: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Handle:
+    """A record that is equal to itself only."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A record with a representation of its own."""
+
+    number: int
+
+    def __repr__(self) -> str:
+        return f"#{self.number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Silent:
+    """A record without representation."""
+
+    number: int
+
+
+def test_equal_when_class_and_fields_are() -> None:
+    assert Signal(name="a", values=[1]) == Signal(name="a", values=[1])
+    assert Signal(name="a") != Signal(name="b")
+    assert Signal(name="a", key="1") != Signal(name="a", key="2")
+    assert Nothing() == Nothing()
+    assert Signal(name="a", seen=1) == Signal(name="a", seen=2)
+    strangers: list[tuple[object, object]] = [
+        (Nothing(), NothingElse()),
+        (Named(number=1), Silent(number=1)),
+        (Pair(1, 2), (1, 2)),
+    ]
+    assert all(one != other for one, other in strangers)
+    assert Handle(number=1) != Handle(number=1)
+
+
+def test_as_key() -> None:
+    assert {Pair(1, 2): "here"}[Pair(1, 2)] == "here"
+    assert len({Nothing(), Nothing(), NothingElse()}) == 2
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Signal(name="a"))
+
+
+def test_representation() -> None:
+    assert repr(Signal(name="a", key="secret", values=[1])) == "Signal(name='a', values=[1])"
+    assert repr(Nothing()) == "Nothing()"
+    assert repr(Named(number=1)) == "#1"
+    assert repr(Silent(number=1)).startswith("<")
+
+
+@pytest.mark.parametrize("name", ["name", "anything"])
+def test_frozen(name: str) -> None:
+    signal: Any = Signal(name="a")
+    with pytest.raises((dataclasses.FrozenInstanceError, TypeError)):
+        setattr(signal, name, "b")
+    with pytest.raises((dataclasses.FrozenInstanceError, TypeError)):
+        delattr(signal, name)
+    assert not hasattr(signal, "__dict__")
+
+
+def test_a_dataclass_to_all_who_ask() -> None:
+    signal = Signal(name="a", values=[1])
+    assert [field.name for field in dataclasses.fields(Signal)] == ["name", "key", "values", "seen"]
+    assert dataclasses.replace(signal, name="b") == Signal(name="b", values=[1])
+    assert dataclasses.asdict(signal) == {"name": "a", "key": None, "values": [1], "seen": 0}
+    assert copy.deepcopy(signal) == signal
+    assert pickle.loads(pickle.dumps(Pair(1, 2))) == Pair(1, 2)
+    match Pair(1, 2):
+        case Pair(left, right):
+            assert (left, right) == (1, 2)
+    with pytest.raises(TypeError):
+        Signal("a")  # type: ignore[call-arg]
