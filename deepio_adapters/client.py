@@ -14,7 +14,7 @@ import inspect
 import logging
 import random
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar
@@ -38,7 +38,6 @@ from deepio_core.states import PeerState
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from deepio_adapters.engine import Report
     from deepio_adapters.tls import TLSOptions
     from deepio_core.address import SignalingAddress
     from deepio_core.jsontext import JSON
@@ -190,10 +189,14 @@ class Client:
         return await self._context.__aexit__(kind, error, traceback)
 
     @asynccontextmanager
-    async def _live(self) -> AsyncIterator[None]:
+    async def _live(self) -> AsyncGenerator[None]:
         self._thread = threading.get_ident()
         driver = self._driver = Driver(
-            self._make_session, dial=self.config.dial or self._dial, open_engine=self._engine, on_event=self._on_event
+            self._make_session,
+            dial=self.config.dial or self._dial,
+            engine=self._engine_config(),
+            open_engine=self.config.open_engine,
+            on_event=self._on_event,
         )
         with unwrapped():
             async with anyio.create_task_group() as tasks:
@@ -215,9 +218,9 @@ class Client:
         self._session = session.Session(config, now=now, random=random.random)
         return self._session
 
-    def _engine(self, report: Report) -> AbstractAsyncContextManager[Any]:
+    def _engine_config(self) -> EngineConfig:
         wanted = self.config.engine.receive_video or bool(self._frame_handlers)
-        return self.config.open_engine(dataclasses.replace(self.config.engine, receive_video=wanted), report)
+        return dataclasses.replace(self.config.engine, receive_video=wanted)
 
     def _dial(self) -> AbstractAsyncContextManager[SignalingLink]:
         config = self.config

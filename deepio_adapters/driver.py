@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import anyio
 
+from deepio_adapters.app_sources import AppSources
 from deepio_adapters.link import LinkClosed, LinkError
 from deepio_adapters.slots import waker
 from deepio_core import inputs, outputs
@@ -29,12 +30,12 @@ from deepio_core.outputs import Cause
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
 
-    from deepio_adapters.engine import Engine, Report
+    from deepio_adapters.engine import Engine, EngineConfig, EngineFactory
     from deepio_adapters.link import SignalingLink
     from deepio_core.states import PeerState, Stage
     from deepio_core.timers import Timer
 
-__all__ = ["Dial", "Driver", "Machine", "OpenEngine"]
+__all__ = ["Dial", "Driver", "Machine"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +49,6 @@ dead, and treated as lost."""
 
 Dial: TypeAlias = "Callable[[], AbstractAsyncContextManager[SignalingLink]]"
 """Opens a signaling link; raises `LinkError` if it cannot be opened."""
-
-OpenEngine: TypeAlias = "Callable[[Report], AbstractAsyncContextManager[Engine]]"
-"""Opens an engine that gives its reports to the argument."""
 
 
 def _nobody() -> None:
@@ -104,6 +102,7 @@ class _Outbox:
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
         self.open = False
+        self.closed = LinkClosed(ABNORMAL, "given up")
         self.texts: deque[str] = deque()  # bounded: OUTBOX_LIMIT
         self.closing: outputs.CloseSignaling | None = None
         self.changed = anyio.Event()
@@ -119,6 +118,7 @@ class Driver:
     Args:
         make_machine: Makes the machine, given the time.
         dial: Opens a signaling link, once for each `OpenSignaling`.
+        engine: Settings of the engine.
         open_engine: Opens the engine, once.
         on_event: Takes the events of the machine, in the event loop; must neither block nor raise. It may call `feed`.
     """
@@ -128,11 +128,13 @@ class Driver:
         make_machine: Callable[[float], Machine],
         *,
         dial: Dial,
-        open_engine: OpenEngine,
+        engine: EngineConfig,
+        open_engine: EngineFactory,
         on_event: Callable[[Any], object],
     ) -> None:
         self._make_machine = make_machine
         self._dial = dial
+        self._engine_config = engine
         self._open_engine = open_engine
         self._on_event = on_event
         self._machine: Machine | None = None
@@ -167,15 +169,19 @@ class Driver:
             DeepIOError: The engine cannot be opened.
         """
         self._wake = waker(self._notify)
-        async with (
-            self._open_engine(self._post) as self._engine,
-            anyio.create_task_group() as self._tasks,
-        ):
-            self._machine = self._make_machine(anyio.current_time())
-            self._drain()
-            task_status.started()
-            await self._keep_time(self._machine)
-            self._tasks.cancel_scope.cancel()
+        sources = AppSources()
+        async with anyio.create_task_group() as helpers:
+            helpers.start_soon(sources.run)
+            async with (
+                self._open_engine(sources.attached(self._engine_config), self._post) as self._engine,
+                anyio.create_task_group() as self._tasks,
+            ):
+                self._machine = self._make_machine(anyio.current_time())
+                self._drain()
+                task_status.started()
+                await self._keep_time(self._machine)
+                self._tasks.cancel_scope.cancel()
+            helpers.cancel_scope.cancel()
 
     def post(self, command: Any) -> None:
         """Hands one command to the machine soon; from any thread. Of two of a kind that wait, the newer wins.
@@ -199,9 +205,12 @@ class Driver:
 
     async def _keep_time(self, machine: Machine) -> None:
         """Hands over what the engine reports, and the time when it has come."""
-        while not machine.ended:
+        while True:
+            changed = self._changed  # before the inbox is taken: what comes of it is not to be missed
             self._take_inbox()
-            changed, self._deadline = self._changed, machine.deadline
+            if machine.ended:
+                return
+            self._deadline = machine.deadline
             with anyio.CancelScope(deadline=math.inf if self._deadline is None else self._deadline):
                 await changed.wait()
             machine.handle_timeout(now=anyio.current_time())  # does nothing before its time
@@ -298,28 +307,26 @@ class Driver:
             outbox.scope.cancel()
 
     async def _run_link(self, number: int, outbox: _Outbox) -> None:
-        closed = LinkClosed(ABNORMAL, "given up")
         failure = LinkError("Given up while connecting.", cause=Cause.LOCAL)
         with outbox.scope:
             try:
                 async with self._dial() as link:
                     outbox.open = True
                     self.feed(inputs.SignalingOpened(link=number))
-                    closed = await self._serve_link(number, link, outbox)
+                    await self._serve_link(number, link, outbox)
             except LinkError as error:
                 failure = error
         del self._outboxes[number]
         if outbox.open:
-            self.feed(inputs.SignalingClosed(link=number, code=closed.code, reason=closed.reason))
+            self.feed(inputs.SignalingClosed(link=number, code=outbox.closed.code, reason=outbox.closed.reason))
         else:
             self.feed(inputs.SignalingFailed(link=number, cause=failure.cause, detail=str(failure)))
 
-    async def _serve_link(self, number: int, link: SignalingLink, outbox: _Outbox) -> LinkClosed:
+    async def _serve_link(self, number: int, link: SignalingLink, outbox: _Outbox) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._write_link, link, outbox)
-            closed = await self._read_link(number, link)
+            outbox.closed = await self._read_link(number, link)
             tasks.cancel_scope.cancel()
-        return closed
 
     async def _read_link(self, number: int, link: SignalingLink) -> LinkClosed:
         while True:

@@ -93,6 +93,9 @@ class EngineConfig:
     source: Callable[[], Source] | None = None
     """Makes the video source to send; called again when a source has ended and another negotiation begins. None:
     nothing is sent."""
+    fresh_source: bool = False
+    """Begin the source anew for every connection, as hyperpeer-py does. False: a live source, which is anything but a
+    recording, goes on from one connection to the next, so that a reconnect shows a picture at once."""
     receive_video: bool = False
     """Somebody wants the far side's frames. If not, and if there is no `media_sink`, its video is refused in the
     session description and nothing is decoded."""

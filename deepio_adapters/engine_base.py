@@ -321,7 +321,7 @@ class EngineBase(ABC):
         self.room = room
         self.config = config
         self.counters = EngineStats()
-        self.feed = VideoFeed(config.source) if config.source is not None else None
+        self.feed = VideoFeed(config.source, fresh=config.fresh_source) if config.source is not None else None
         self._report = report
         self._frames: LatestSlot[ReceivedFrame] = LatestSlot()
         self._recorder = Recorder(config.media_sink) if config.media_sink is not None else None

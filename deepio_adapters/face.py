@@ -22,7 +22,7 @@ from deepio_core.states import PeerState
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -123,7 +123,7 @@ class DeepIOBase:
         loop: bool = False,
         frame_rate: float | None = None,
         source_options: Mapping[str, str] | None = None,
-        silence_timeout: float | None = 5.0,
+        silence_timeout: float | None = 4.5,
     ) -> None:
         encode(metadata)  # raises if it is not JSON
 
@@ -179,7 +179,7 @@ class DeepIOBase:
         return self._client is not None
 
     @asynccontextmanager
-    async def _live(self) -> AsyncIterator[Client]:
+    async def _live(self) -> AsyncGenerator[Client]:
         """Run a client with all handlers for as long as the block lasts."""
         if self._client is not None:
             raise LocalProtocolError("This DeepIO is running already.", remedy="Make another one, with its own id.")

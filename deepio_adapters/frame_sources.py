@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -208,6 +208,11 @@ class AsyncFrameSource(Source):
     def dropped(self) -> int:
         """Frames that were replaced before the source's thread took them."""
         return self._slot.dropped
+
+    @property
+    def application_part(self) -> Callable[[], Coroutine[Any, Any, None]]:
+        """`run`."""
+        return self.run
 
     async def run(self) -> None:
         """Takes the application's frames until they end or the source is closed; runs in the application's loop.

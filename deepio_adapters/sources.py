@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -132,6 +132,11 @@ class Source(ABC):
         Raises:
             SourceError: The source broke off.
         """
+
+    @property
+    def application_part(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
+        """What has to run in the application's own event loop for as long as the source lives; None for most."""
+        return None
 
     @property
     def closed(self) -> bool:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 from deepio_adapters.slots import LatestSlot, SlotClosedError
+from deepio_core.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from deepio_adapters.frames import ReceivedFrame
-    from deepio_core.messages import Message
 
-__all__ = ["FrameStream", "MessageStream"]
+__all__ = ["FrameStream", "MessageStream", "QueueStream"]
+
+T = TypeVar("T")
 
 QUEUE_LIMIT: Final = 256
 """Messages that may wait for one consumer: eight seconds of results at 30 a second. Then the oldest goes, since
 results are about the newest frame."""
 
 
-class MessageStream:
-    """DEEP messages for one consumer, from the moment it was made until the session ends.
+class QueueStream(Generic[T]):
+    """Messages for one consumer, in order, from the moment it was made until the session ends.
 
     Args:
         at_end: Called when the session has ended and all is read; raises if it has failed.
@@ -32,13 +34,13 @@ class MessageStream:
 
     def __init__(self, at_end: Callable[[], object]) -> None:
         self._at_end = at_end
-        self._messages: deque[Message] = deque(maxlen=QUEUE_LIMIT)
+        self._messages: deque[T] = deque(maxlen=QUEUE_LIMIT)
         self._changed = anyio.Event()
         self._closed = False
         self.dropped = 0
         """Messages that this consumer was too slow for."""
 
-    def put(self, message: Message) -> None:
+    def put(self, message: T) -> None:
         """Append a message; when the queue is full the oldest is dropped and counted."""
         self.dropped += len(self._messages) == QUEUE_LIMIT
         self._messages.append(message)
@@ -52,7 +54,7 @@ class MessageStream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Message:
+    async def __anext__(self) -> T:
         await anyio.lowlevel.checkpoint()
         while not self._messages:
             if self._closed:
@@ -61,6 +63,10 @@ class MessageStream:
             self._changed = anyio.Event()
             await self._changed.wait()
         return self._messages.popleft()
+
+
+class MessageStream(QueueStream[Message]):
+    """DEEP messages for one consumer."""
 
 
 class FrameStream:

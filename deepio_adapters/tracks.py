@@ -22,16 +22,22 @@ __all__ = ["Sender", "VideoFeed"]
 
 
 class _Held(Source):
-    """A source that is opened at once and read only when it is released: a recording starts when somebody watches."""
+    """A source that is opened at once and read only when it is released: a recording starts when somebody watches.
 
-    def __init__(self, source: Source) -> None:
+    Args:
+        source: The source.
+        live_too: Hold a live source as well.
+    """
+
+    def __init__(self, source: Source, *, live_too: bool) -> None:
         super().__init__(source.name)
         self._source = source
+        self._live_too = live_too
         self._released = threading.Event()
 
     def open(self) -> SourceInfo:
         info = self._source.open()
-        if info.live:
+        if info.live and not self._live_too:
             # What nobody reads piles up in the device or on the way from the camera, and is old when it is read.
             self.release()
         return info
@@ -58,10 +64,12 @@ class VideoFeed:
 
     Args:
         make: Makes the source; does no I/O.
+        fresh: Let every source, live or not, start with its first subscriber and end with its last.
     """
 
-    def __init__(self, make: Callable[[], Source]) -> None:
+    def __init__(self, make: Callable[[], Source], *, fresh: bool = False) -> None:
         self._make = make
+        self._fresh = fresh
         # Reentrant: to set a callback on a slot calls it at once when something waits there.
         self._lock = threading.RLock()
         self._slots: list[LatestSlot[SourceFrame]] = []
@@ -105,6 +113,9 @@ class VideoFeed:
         with self._lock:
             if slot in self._slots:
                 self._slots.remove(slot)
+                if self._fresh and not self._slots:
+                    self._pump.stop(timeout=0)
+                    self._end(None)
         slot.close(discard=True)
 
     def close(self, timeout: float = 2.0) -> bool:
@@ -122,7 +133,7 @@ class VideoFeed:
         return stopped
 
     def _new_pump(self) -> tuple[_Held, SourcePump]:
-        held = _Held(self._make())
+        held = _Held(self._make(), live_too=self._fresh)
         pump = SourcePump(held)
         pump.slot.set_on_item(lambda: self._hand_over(pump))
         return held, pump

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
@@ -98,7 +98,7 @@ class DeepIO(DeepIOBase):
         return made.result(_HANDOVER_TIMEOUT)
 
     @contextlib.asynccontextmanager
-    async def _live(self) -> AsyncIterator[Client]:
+    async def _live(self) -> AsyncGenerator[Client]:
         async with super()._live() as client:
             self._loop = asyncio.get_running_loop()
             try:
@@ -112,7 +112,7 @@ async def _nothing() -> None:
 
 
 @contextlib.contextmanager
-def _on_signals(call: Callable[[], object]) -> Iterator[list[int]]:
+def _on_signals(call: Callable[[], object]) -> Generator[list[int]]:
     """Have SIGINT and SIGTERM noted in the list and `call` called; only the main thread can."""
     told: list[int] = []
     if threading.current_thread() is not threading.main_thread():
