@@ -38,17 +38,17 @@ _JUNK: tuple[str | bytes, ...] = (
 )
 
 
-def signal(random: Random, ids: Sequence[str]) -> str | bytes:
+def signal(dice: Random, ids: Sequence[str]) -> str | bytes:
     """Something that a server, or a peer through it, may say at any time.
 
     Args:
-        random: Where to draw from.
+        dice: Where to draw from.
         ids: Peers that it may name.
     """
     forged = (
         signals.UNPAIRED,
         # These two, and candidates, mean something in most stages.
-        *[signals.paired_text(random.choice(ids))] * 3,
+        *[signals.paired_text(dice.choice(ids))] * 3,
         *[signals.error_text(signals.ERR_BAD_STATE)] * 3,
         signals.error_text(signals.ERR_PEER_BUSY),
         signals.error_text(signals.ERR_PEER_NOT_FOUND),
@@ -57,21 +57,21 @@ def signal(random: Random, ids: Sequence[str]) -> str | bytes:
         signals.answer_text(make_description(0, 0)),
         *[signals.candidate_text(make_candidate(0))] * 3,
     )
-    return random.choice(_JUNK) if random.random() < 0.2 else random.choice(forged)
+    return dice.choice(_JUNK) if dice.random() < 0.2 else dice.choice(forged)
 
 
-def command(random: Random, ids: Sequence[str]) -> str:
+def command(dice: Random, ids: Sequence[str]) -> str:
     """Something that a client may say to the server: mostly a command, in any order.
 
     Args:
-        random: Where to draw from.
+        dice: Where to draw from.
         ids: Peers that it may name.
     """
     commands = (
         signals.READY,
         signals.READY,
-        signals.pair_text(random.choice(ids)),
-        signals.pair_text(random.choice(ids)),
+        signals.pair_text(dice.choice(ids)),
+        signals.pair_text(dice.choice(ids)),
         signals.LIST_PEERS,
         signals.UNPAIR,
         signals.offer_text(make_description(0)),
@@ -79,13 +79,13 @@ def command(random: Random, ids: Sequence[str]) -> str:
         '{"type":"chat","text":"hello"}',
         "no JSON",
     )
-    return random.choice(commands)
+    return dice.choice(commands)
 
 
-def data(random: Random) -> str | bytes:
+def data(dice: Random) -> str | bytes:
     """Something that a remote peer may say over the data channel.
 
     Args:
-        random: Where to draw from.
+        dice: Where to draw from.
     """
-    return random.choice(_JUNK)
+    return dice.choice(_JUNK)
