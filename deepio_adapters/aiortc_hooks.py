@@ -2,21 +2,25 @@
 
 Nothing here is needed to connect. The hooks are used with the versions that they were read and tested against, and
 switched off with one log line otherwise. They are functions of objects that the engine holds; nothing is patched that
-other users of aiortc in the same process would see.
+other users of aiortc in the same process would see, except that `load` puts the mDNS part of aioice off until it is
+used.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
+import re
+import sys
 import time
 from functools import cache
-from importlib.metadata import version
+from types import ModuleType
 from typing import Any, Final
 
 from deepio_core.records import dataclass
 
-__all__ = ["Traffic", "ask", "discard", "path", "prepare", "traffic", "usable", "warm_up"]
+__all__ = ["Traffic", "ask", "discard", "load", "path", "prepare", "traffic", "usable", "warm_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +53,8 @@ class Traffic:
 @cache
 def usable() -> bool:
     """True with the versions that the hooks are written for."""
-    found = {name: version(name) for name in TESTED}
+    # Not from importlib.metadata, which takes 10 ms to import.
+    found = {name: str(importlib.import_module(name).__version__) for name in TESTED}
     unknown = [f"{name} {number}" for name, number in found.items() if not number.startswith(TESTED[name])]
     if unknown:
         logger.warning(
@@ -57,6 +62,43 @@ def usable() -> bool:
             " and ".join(unknown),
         )
     return not unknown
+
+
+class _PutOff(ModuleType):
+    """Stands in for `aioice.mdns` in the eyes of `aioice.ice`: what it knows nothing of comes from the real module.
+
+    aioice looks at `MDnsProtocol` for annotations only.
+    """
+
+    MDnsProtocol = object
+
+    @staticmethod
+    def is_mdns_hostname(name: str) -> bool:
+        return re.match(r"^[a-zA-Z0-9-]{1,63}\.local$", name) is not None
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def load() -> None:
+    """Imports aioice without dnspython, which is a sixth of what takes so long to import of aiortc.
+
+    aioice needs it to resolve `.local` names, and loads it then. Without: it is loaded at once. Does nothing if aioice
+    has been imported before. Blocks; from any thread.
+    """
+    if "aioice" in sys.modules:
+        return
+    put_off = sys.modules["aioice.mdns"] = _PutOff("aioice.mdns")
+    try:
+        ice: Any = importlib.import_module("aioice.ice")
+    finally:
+        if sys.modules.get("aioice.mdns") is put_off:
+            # Whoever else imports it gets the real one.
+            del sys.modules["aioice.mdns"]
+    if not usable():
+        ice.mdns = importlib.import_module("aioice.mdns")
 
 
 def traffic(transport: Any) -> Traffic | None:

@@ -214,6 +214,9 @@ async def open_engine(config: EngineConfig, report: Report) -> AsyncGenerator[En
     """
 
     def make(room: EngineRoom) -> EngineBase:
+        from deepio_adapters import aiortc_hooks
+
+        aiortc_hooks.load()
         from deepio_adapters.aiortc_engine import AiortcEngine
 
         return AiortcEngine(room, config, report)
