@@ -47,7 +47,7 @@ class Disconnect:
 class Send:
     """Send one message to the connected remote peer."""
 
-    data: JSON
+    data: JSON = field(repr=False)
     """The message; DEEP peers want an object with a `type`."""
 
 
@@ -150,7 +150,7 @@ class ChannelReceived:
 
     negotiation: int
     """The number that came with `StartEngine`."""
-    data: str | bytes
+    data: str | bytes = field(repr=False)
     """The whole message."""
 
 

@@ -148,8 +148,8 @@ class SendChannel:
 
     negotiation: int
     """Number of the negotiation."""
-    text: str
-    """The message."""
+    text: str = field(repr=False)
+    """The message; may hold what the application keeps to itself, such as a camera's URL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +223,7 @@ class Connected:
 class DataReceived:
     """A JSON message has come over the data channel."""
 
-    data: JSON
+    data: JSON = field(repr=False)
     """The decoded message, of any JSON type."""
 
 

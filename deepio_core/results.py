@@ -31,7 +31,7 @@ class DetectedObject:
     """What it is, such as `face`."""
     points: tuple[Keypoint, ...] = ()
     """Marked points of the object, in pixels of the frame."""
-    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    attributes: Mapping[str, Attribute] = field(default_factory=dict[str, Attribute])
     """What descriptors say about the object, by the descriptor's name."""
 
 

@@ -64,7 +64,7 @@ class Stop:
 class SendMetadata:
     """Remember new metadata and, while connected, send it; it is sent again after every connection."""
 
-    metadata: JSON
+    metadata: JSON = field(repr=False)
     """The metadata: any JSON value."""
 
 
@@ -72,7 +72,7 @@ class SendMetadata:
 class SendMessage:
     """Send one message to the connected remote peer."""
 
-    message: JSON
+    message: JSON = field(repr=False)
     """The message; DEEP peers want an object with a `type`."""
 
 
