@@ -352,10 +352,12 @@ class SignalingServer:
             pairing = peer.pairing
             # Both have asked for each other, and this is the slower one. It takes the `paired` that it has got for the
             # reply, so that both would wait for an offer for ever: hyperpeer-node leaves them in it.
-            if pairing is not None and pairing.caller is remote is not peer and not pairing.answered:
+            crossed = pairing is not None and pairing.caller is remote is not peer and not pairing.answered
+            # The reply comes first: behind `unpaired` it could be taken for that to the next `pair`.
+            self._send(peer, signals.error_text(signals.ERR_PEER_BUSY))
+            if crossed:
                 self._part(peer)
                 self._send(peer, signals.UNPAIRED)
-            self._send(peer, signals.error_text(signals.ERR_PEER_BUSY))
         else:
             if peer.pairing is not None:
                 self._part(peer)

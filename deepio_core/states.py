@@ -259,6 +259,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Trigger, Stage]]] = MappingProxyType(
                 Stage.OVERTAKEN,
                 *_LISTS,
                 unpaired=Stage.PAIRING,
+                paired=Stage.AWAITING_OFFER,  # the server has dissolved the other pairing without a word
                 pair_refused=Stage.UNPAIRING,
                 disconnect=Stage.UNPAIRING,
                 expired=Stage.UNPAIRING,

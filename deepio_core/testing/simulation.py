@@ -56,8 +56,7 @@ CALM_SIGNALS: Final[dict[str, frozenset[Stage]]] = {
     "a candidate that is not awaited": _LEAVING,
     # We gave up before the server's reply came.
     "paired with": _LEAVING,
-    # The same; and where two peers have asked for each other, the server says `unpaired` before it refuses. Who is
-    # fast enough to ask for somebody else in between takes that refusal for the reply, and ignores the true one.
+    # The same; and what a third peer did meanwhile may have ended the attempt before its reply came.
     "error ERR_PEER_BUSY": _LEAVING | {Stage.ONLINE, Stage.LISTENING},
     "error ERR_PEER_NOT_FOUND": _LEAVING | {Stage.ONLINE, Stage.LISTENING},
     # The server's answer to what we sent through a pairing that the remote peer had just left.

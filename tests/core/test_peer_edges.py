@@ -61,6 +61,7 @@ OUTCOMES: dict[Stage, dict[Trigger, list[str]]] = {
         Trigger.LIST_PEERS: ["send listPeers"],
         Trigger.PEER_LIST: ["PeersListed"],
         Trigger.UNPAIRED: [],
+        Trigger.PAIRED: ["StartEngine bob answers"],
         Trigger.PAIR_REFUSED: ["CONNECTING > DISCONNECTING", "failed bob busy", "send unpair"],
         Trigger.DISCONNECT: ["CONNECTING > DISCONNECTING", "failed bob local", "send unpair"],
         Trigger.EXPIRED: ["CONNECTING > DISCONNECTING", "failed bob no_reply", "send unpair"],

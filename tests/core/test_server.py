@@ -569,7 +569,7 @@ def test_crossed_calls_are_undone_so_that_nobody_waits_for_ever() -> None:
     town.say("a", READY)
     town.say("b", READY)
     assert town.say("a", pair("b")) == [("a", paired("b")), ("b", paired("a"))]
-    assert town.say("b", pair("a")) == [("a", UNPAIRED), ("b", UNPAIRED), ("b", BUSY)]
+    assert town.say("b", pair("a")) == [("b", BUSY), ("a", UNPAIRED), ("b", UNPAIRED)]
     assert town.events(PeersUnpaired) == [PeersUnpaired(caller_id="a", listener_id="b")]
     town.assert_alone("a")
     town.assert_alone("b")
@@ -581,14 +581,14 @@ def test_crossed_calls_are_undone_so_that_nobody_waits_for_ever() -> None:
 def test_crossed_calls_with_a_caller_that_was_not_ready() -> None:
     town = Town("a", "b")
     town.pair("a", "b")
-    assert town.say("b", pair("a")) == [("a", UNPAIRED), ("b", UNPAIRED), ("b", BUSY)]
+    assert town.say("b", pair("a")) == [("b", BUSY), ("a", UNPAIRED), ("b", UNPAIRED)]
 
 
 def test_what_the_caller_relays_does_not_make_the_call_accepted() -> None:
     town = Town("a", "b")
     town.pair("a", "b")
     town.say("a", {"candidate": {}})
-    assert town.say("b", pair("a")) == [("a", UNPAIRED), ("b", UNPAIRED), ("b", BUSY)]
+    assert town.say("b", pair("a")) == [("b", BUSY), ("a", UNPAIRED), ("b", UNPAIRED)]
 
 
 def test_a_message_that_was_not_relayed_does_not_make_the_call_accepted() -> None:
@@ -597,7 +597,7 @@ def test_a_message_that_was_not_relayed_does_not_make_the_call_accepted() -> Non
     town.say("b", {"type": "status", "status": "unpaired"})
     town.say_text("b", "null")
     town.say("b", LIST)
-    assert town.say("b", pair("a")) == [("a", UNPAIRED), ("b", UNPAIRED), ("b", BUSY)]
+    assert town.say("b", pair("a")) == [("b", BUSY), ("a", UNPAIRED), ("b", UNPAIRED)]
 
 
 def test_a_call_that_was_accepted_stays() -> None:

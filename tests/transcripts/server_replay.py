@@ -203,7 +203,7 @@ class ServerReplay:
             remote = before.peers.get(str(message.get("remotePeerId")))
             crossed = remote is not None and remote.busy and peer.remote == remote.id and remote.remote == peer.id
             form = [json.loads(one.text).get("status", "error") for one in sent]
-            return "S-crossed" if crossed and remote is not peer and form == ["unpaired", "unpaired", "error"] else None
+            return "S-crossed" if crossed and remote is not peer and form == ["error", "unpaired", "unpaired"] else None
         if peer.remote is not None and peer.remote not in before.peers:
             return "S-vanished" if codes == ["ERR_BAD_STATE"] else None
         return _why_rejected(incoming.text, message, kind) if rejected and peer.remote is not None else None
