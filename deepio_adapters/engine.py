@@ -14,8 +14,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
+import anyio
 import anyio.to_thread
 
+from deepio_adapters.groups import unwrapped
 from deepio_core.errors import LocalProtocolError
 from deepio_core.outputs import ApplyAnswer, ApplyCandidate, ApplyOffer, CloseEngine, SendChannel, StartEngine
 from deepio_core.records import dataclass
@@ -58,6 +60,11 @@ class IceServer:
     """User name, for TURN."""
     credential: str | None = field(default=None, repr=False)
     """Password, for TURN."""
+
+    @property
+    def all_urls(self) -> tuple[str, ...]:
+        """The URLs, always as a tuple."""
+        return (self.urls,) if isinstance(self.urls, str) else self.urls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +208,8 @@ EngineFactory: TypeAlias = "Callable[[EngineConfig, Report], AbstractAsyncContex
 async def open_engine(config: EngineConfig, report: Report) -> AsyncGenerator[Engine]:
     """The engine over aiortc, in the engine room of the process; closed on the way out.
 
-    Neither the import of aiortc (half a second the first time) nor the opening of the source blocks the event loop.
+    Opening the source does not block the event loop. Nor does the import of aiortc (a third of a second or more the
+    first time), which goes on meanwhile and afterwards; effects wait for it.
 
     Args:
         config: The settings.
@@ -214,9 +222,6 @@ async def open_engine(config: EngineConfig, report: Report) -> AsyncGenerator[En
     """
 
     def make(room: EngineRoom) -> EngineBase:
-        from deepio_adapters import aiortc_hooks
-
-        aiortc_hooks.load()
         from deepio_adapters.aiortc_engine import AiortcEngine
 
         return AiortcEngine(room, config, report)
@@ -227,14 +232,22 @@ async def open_engine(config: EngineConfig, report: Report) -> AsyncGenerator[En
 
 @asynccontextmanager
 async def opened(make: Callable[[EngineRoom], EngineBase]) -> AsyncGenerator[Engine]:
-    """Opens the engine room, makes an engine in a worker thread and opens it; closes all of it on the way out."""
+    """Opens the engine room, makes an engine in a worker thread and opens it; closes all of it on the way out.
+
+    The source is open when the block begins. What the engine loads may not be: if that fails, the block is cancelled,
+    and the reason raised.
+    """
     from deepio_adapters.engine_room import engine_room
 
     async with engine_room() as room:
         engine = await anyio.to_thread.run_sync(make, room)
         try:
             await engine.open()
-            yield engine
+            with unwrapped():
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(engine.loaded)
+                    yield engine
+                    tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
                 await engine.aclose()

@@ -329,12 +329,18 @@ class EngineBase(ABC):
         # Strong references: a loop keeps its tasks weakly.
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = self._shut = False
+        self._loading: asyncio.Task[None] | None = None
+        # What is asked for while `load` is at work: a negotiation or two at most, since the core gives one up in time.
+        self._early: deque[EngineEffect] = deque()
         self._idle = asyncio.Event()
         self._idle.set()
 
     @abstractmethod
     def new_negotiation(self, start: StartEngine) -> Negotiation:
         """Begins a negotiation."""
+
+    def load(self) -> None:  # noqa: B027 - not every engine has anything to load
+        """Prepares what negotiations need and takes long; in a worker thread, beside the opening of the source."""
 
     # --- From any thread ---
 
@@ -344,13 +350,18 @@ class EngineBase(ABC):
         return self._frames
 
     async def open(self) -> None:
-        """Opens the source; on asyncio or trio.
+        """Begins to load, and opens the source; on asyncio or trio.
 
         Raises:
             SourceError: It cannot be opened.
         """
+        self.room.call_soon(self._begin_to_load)
         if self.feed is not None:
             await anyio.to_thread.run_sync(self.feed.open)
+
+    async def loaded(self) -> None:
+        """Waits for the end of `load`, and raises what it has raised; on asyncio or trio."""
+        await self.room.run(self._wait_loaded)
 
     def perform(self, effect: EngineEffect) -> None:
         """Begins to perform an effect; from any thread, never blocks (see `engine.Engine`)."""
@@ -412,7 +423,29 @@ class EngineBase(ABC):
             self._idle.set()
         self.tell(EngineClosed(negotiation=negotiation.number))
 
+    def _begin_to_load(self) -> None:
+        self._loading = asyncio.ensure_future(asyncio.to_thread(self.load))
+        self._loading.add_done_callback(self._on_loaded)
+
+    def _on_loaded(self, loading: asyncio.Task[None]) -> None:
+        if not loading.cancelled() and loading.exception() is None:
+            while self._early:
+                self._perform_now(self._early.popleft())
+
+    async def _wait_loaded(self) -> None:
+        assert self._loading is not None, "`open` comes before"
+        # Not the task itself: a cancellation of who waits is none of what it waits for.
+        await asyncio.wait({self._loading})
+        self._loading.result()
+
     def _perform(self, effect: EngineEffect) -> None:
+        # Not past those that wait: the library may be loaded, and `_on_loaded` about to be called.
+        if self._loading is not None and self._loading.done() and not self._early:
+            self._perform_now(effect)
+        else:
+            self._early.append(effect)
+
+    def _perform_now(self, effect: EngineEffect) -> None:
         negotiation = self._negotiations.get(effect.negotiation)
         if isinstance(effect, StartEngine):
             if negotiation is not None or self._ending:

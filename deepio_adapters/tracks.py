@@ -73,6 +73,7 @@ class VideoFeed:
         # Reentrant: to set a callback on a slot calls it at once when something waits there.
         self._lock = threading.RLock()
         self._slots: list[LatestSlot[SourceFrame]] = []
+        self._newest: SourceFrame | None = None
         self._closed = False
         self._ended = False
         self._held, self._pump = self._new_pump()
@@ -94,7 +95,10 @@ class VideoFeed:
         return pump.opened.result()
 
     def subscribe(self) -> LatestSlot[SourceFrame]:
-        """Returns a slot that gets the newest frame from now on, closed with the source (or its error)."""
+        """Returns a slot that gets the newest frame, closed with the source (or its error).
+
+        It holds the frame that came last, if one has come: a connection need not wait for the next to show a picture.
+        """
         slot: LatestSlot[SourceFrame] = LatestSlot()
         with self._lock:
             if self._closed:
@@ -106,6 +110,8 @@ class VideoFeed:
                 self._held, self._pump = self._new_pump()
             self._pump.start()
             self._held.release()
+            if self._newest is not None:
+                slot.put(self._newest)
         return slot
 
     def unsubscribe(self, slot: LatestSlot[SourceFrame]) -> None:
@@ -150,13 +156,17 @@ class VideoFeed:
         if frame is None:
             return
         with self._lock:
-            slots = self._slots.copy() if pump is self._pump else []
+            if pump is not self._pump:
+                return
+            self._newest = frame
+            slots = self._slots.copy()
         for slot in slots:
             slot.put(frame)
 
     def _end(self, error: BaseException | None) -> None:
         with self._lock:
             slots, self._slots = self._slots, []
+            self._newest = None
             self._ended = True
         for slot in slots:
             slot.close(error)
