@@ -31,12 +31,15 @@ from deepio_adapters.rates import RateMeter
 from deepio_adapters.streams import FrameStream, MessageStream
 from deepio_core import outputs, session
 from deepio_core.errors import DeepIOError, LocalProtocolError
-from deepio_core.jsontext import encode
+from deepio_core.jsontext import encode, utf8_size
+from deepio_core.messages import MetadataMessage, to_json
 from deepio_core.records import dataclass
 from deepio_core.states import PeerState
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from anyio.abc import TaskStatus
 
     from deepio_adapters.tls import TLSOptions
     from deepio_core.address import SignalingAddress
@@ -67,12 +70,14 @@ class SessionEndedError(DeepIOError):
     """The session has ended for a reason that trying again cannot help.
 
     Args:
-        ended: The session's last event.
+        message: Why, as a sentence.
+        remedy: What can be done about it.
+        cause: Why, as far as a program needs to know.
     """
 
-    def __init__(self, ended: session.SessionEnded) -> None:
-        super().__init__(f"The session has ended: {ended.detail}.", remedy=ended.remedy)
-        self.cause = ended.cause
+    def __init__(self, message: str, *, remedy: str = "", cause: outputs.Cause = outputs.Cause.LOCAL) -> None:
+        super().__init__(message, remedy=remedy)
+        self.cause = cause
         """Why, as far as a program needs to know."""
 
 
@@ -152,6 +157,7 @@ class Client:
         self._driver: Driver | None = None
         self._session: session.Session | None = None
         self._thread: int | None = None
+        self._driven = self._stopping = False
         self._metadata = config.session.metadata
         self._data_handlers: list[Handler] = []
         self._frame_handlers: list[Handler] = []
@@ -198,20 +204,38 @@ class Client:
             open_engine=self.config.open_engine,
             on_event=self._on_event,
         )
-        with unwrapped():
+        scope = anyio.CancelScope()
+        with unwrapped() as known:
             async with anyio.create_task_group() as tasks:
                 try:
-                    await tasks.start(driver.run)
+                    await tasks.start(self._drive, driver, scope)
+                    # A cancellation of the application must not reach the driver before the goodbyes are said.
+                    scope.shield = True
+                    if self._stopping:
+                        driver.feed(session.Stop())
                     tasks.start_soon(self._serve, self._handled_messages, self._data_handlers, _raw)
                     tasks.start_soon(self._serve, self._handled_frames, self._frame_handlers, _array)
                     tasks.start_soon(self._spread_frames, driver)
                     tasks.start_soon(self._measure, driver)
-                    yield
+                    try:
+                        yield
+                    except BaseException as error:
+                        known.own = error
+                        raise
                 finally:
                     with anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
                         await self._leave(driver)
                     self._close_streams()
+                    scope.cancel()
                     tasks.cancel_scope.cancel()
+
+    async def _drive(self, driver: Driver, scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
+        try:
+            with scope:
+                await driver.run(task_status=task_status)
+        finally:
+            self._driven = True
+            self._notify()
 
     def _make_session(self, now: float) -> session.Session:
         config = dataclasses.replace(self.config.session, metadata=self._metadata)
@@ -235,10 +259,12 @@ class Client:
         )
 
     async def _leave(self, driver: Driver) -> None:
-        if self._session is not None and self._ended is None:
+        if self._session is None or self._driven:
+            return  # never begun, or cut off: there is nobody to say goodbye
+        if self._ended is None:
             driver.feed(session.Stop())
-            while self._ended is None:
-                await self._changed.wait()
+        while self._ended is None and not self._driven:
+            await self._changed.wait()
 
     def _close_streams(self) -> None:
         for messages in list(self._messages):
@@ -324,20 +350,30 @@ class Client:
         Raises:
             LocalProtocolError: The metadata is not JSON, or too large.
         """
+        # Raises here, and not at the start or in the other thread.
+        size = utf8_size(encode(to_json(MetadataMessage(metadata=metadata))))
+        if size > self.config.session.peer.max_send_size:
+            raise LocalProtocolError(
+                f"The metadata has {size} bytes; {self.config.session.peer.max_send_size} can be sent.",
+                remedy="Send less.",
+            )
         command = session.SendMetadata(metadata=metadata)
-        if self._session is None or self._driver is None:
-            encode(metadata)  # raises here and not at the start
-        elif self._thread == threading.get_ident():
-            self._driver.feed(command)
-        else:
-            encode(metadata)  # raises here and not in the other thread
-            self._driver.post(command)
+        if self._session is not None and self._driver is not None and self._thread == threading.get_ident():
+            self._driver.feed(command)  # raises if the remote peer takes less
+        # Set before it is looked whether there is a driver: a session that begins meanwhile takes one or the other.
         self._metadata = metadata
+        if self._driver is not None and self._thread != threading.get_ident():
+            self._driver.post(command)
 
     async def stop(self) -> None:
-        """End the session with goodbyes, in bounded time; the `async with` goes on."""
-        with anyio.move_on_after(LEAVE_TIMEOUT):
-            await self._leave(self._running)
+        """End the session with goodbyes, in bounded time; the `async with` goes on.
+
+        While the source is still being opened, the session ends as soon as that is done.
+        """
+        self._stopping = True
+        if self._driver is not None:
+            with anyio.move_on_after(LEAVE_TIMEOUT):
+                await self._leave(self._driver)
 
     async def wait_connected(self) -> str:
         """Wait until the data channel is open; return the remote peer's id.
@@ -443,12 +479,18 @@ class Client:
                 handler(event)
             except Exception:
                 logger.exception("An event handler has failed.")
+        self._notify()
+
+    def _notify(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
     def _raise_if_failed(self) -> None:
-        if self._ended is not None and self._ended.cause not in {outputs.Cause.LOCAL, outputs.Cause.SOURCE_ENDED}:
-            raise SessionEndedError(self._ended)
+        ended = self._ended
+        if ended is not None and ended.cause not in {outputs.Cause.LOCAL, outputs.Cause.SOURCE_ENDED}:
+            raise SessionEndedError(
+                f"The session has ended: {ended.detail.rstrip('.')}.", remedy=ended.remedy, cause=ended.cause
+            )
 
     async def _serve(
         self, stream: MessageStream | FrameStream, handlers: list[Handler], convert: Callable[[Any], object]

@@ -190,9 +190,9 @@ class DeepIOBase:
             client.add_frame_handler(handler)
         for event_handler in self._event_handlers:
             client.add_event_handler(event_handler)
-        client.send_metadata(self.metadata)
         self._client = client
         try:
+            client.send_metadata(self.metadata)  # not before: another thread may have new metadata just now
             async with client:
                 yield client
         finally:
@@ -343,9 +343,13 @@ class DeepIOBase:
             LocalProtocolError: The metadata is not JSON, or too large.
         """
         encode(metadata)
+        old, self.metadata = self.metadata, metadata
         if self._client is not None:
-            self._client.send_metadata(metadata)
-        self.metadata = metadata
+            try:
+                self._client.send_metadata(metadata)
+            except LocalProtocolError:
+                self.metadata = old
+                raise
 
 
 def _policy(

@@ -150,7 +150,7 @@ class Recorder:
     def of(self, kind: type[object]) -> list[session.SessionEvent]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    def raw(self, kind: str | None = None) -> list[object]:
+    def raw(self, kind: str | None = None) -> list[Any]:
         """The messages received, in order; those of one `type`, if told."""
         raws = [event.message.raw for event in self.events if isinstance(event, session.MessageReceived)]
         return [raw for raw in raws if kind is None or (isinstance(raw, dict) and raw.get("type") == kind)]
