@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import TYPE_CHECKING
 
-from deepio_core.detections import Attribute, Box, Keypoint
+from deepio_core.detections import Attribute, Box, Keypoint, read_number
 from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
@@ -59,10 +59,14 @@ class StreamStatistics:
         self.last_frame_shape = shape
 
     def on_acknowledge(self, rec_time: float | None, *, now: float) -> None:
-        """Take the time that an acknowledge echoes; None, as from broken clients, counts for nothing."""
-        if rec_time is not None:
+        """Take the time that an acknowledge echoes.
+
+        What is no time, None or an integer beyond the range of a float, as from broken clients, counts for nothing.
+        """
+        sent = read_number(rec_time)
+        if sent is not None:
             self.acknowledged += 1
-            self.round_trip = now - rec_time
+            self.round_trip = now - sent
 
     def data_message(
         self,

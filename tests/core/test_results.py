@@ -1,5 +1,7 @@
 """The results of a stream manager: every field, and what a camera reads from them."""
 
+import pytest
+
 from deepio_core.detections import Attribute, Box, Keypoint
 from deepio_core.jsontext import decode, encode
 from deepio_core.messages import DataMessage, Generation, acknowledgement, parse_message
@@ -78,9 +80,10 @@ def test_the_second_result_tells_the_period_and_the_round_trip() -> None:
     assert statistics.acknowledged == 1
 
 
-def test_an_acknowledge_without_a_time_counts_for_nothing() -> None:
+@pytest.mark.parametrize("rec_time", [None, 10**400, float("nan")], ids=["none", "huge", "nan"])
+def test_an_acknowledge_without_a_time_counts_for_nothing(rec_time: float | None) -> None:
     statistics = StreamStatistics()
-    statistics.on_acknowledge(None, now=5.0)
+    statistics.on_acknowledge(rec_time, now=5.0)
     assert (statistics.acknowledged, statistics.round_trip) == (0, 0)
 
 
