@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import TYPE_CHECKING, TypeAlias
 
 from deepio_core.address import encode_segment
@@ -51,8 +52,9 @@ class SessionConfig:
     greets: bool = True
     """We are a camera: after every connection we say whose video to use, and what it shows. A stream manager says
     nothing first."""
-    metadata: JSON = None
-    """Describes the video source; sent after every connection, even if None (as deep_io does)."""
+    metadata: JSON = field(default=None, repr=False)
+    """Describes the video source; sent after every connection, even if None (as deep_io does). Not in the repr:
+    applications put URLs with passwords here."""
     source_id: str | None = None
     """Id of the peer whose video the stream manager is to use. None: our own if we called, and no `source` message
     if we were called, as deep_io does."""

@@ -32,6 +32,10 @@ def test_the_defaults_are_those_of_deep_io() -> None:
     assert (CONFIG.poll_interval, CONFIG.greets, CONFIG.metadata, CONFIG.source_id) == (1.0, True, None, None)
 
 
+def test_metadata_is_not_shown() -> None:
+    assert "secret" not in repr(replace(CONFIG, metadata={"url": "rtsp://user:secret@camera"}))
+
+
 @pytest.mark.parametrize("name", ["poll_interval", "backoff_first", "backoff_max", "stable_after"])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
 def test_times_are_above_zero(name: str, value: float) -> None:
