@@ -40,9 +40,10 @@ class PeerConfig:
     """Largest data message that we send: what current aiortc and Chromium announce."""
     max_receive_size: int = 1024 * 1024
     """Largest data message that we decode; real stream managers send up to 300 kB."""
-    max_pending_candidates: int = 64
-    """Candidates kept until the description that they belong to arrives; more are dropped and told as
-    `SignalIgnored`. A browser with ten interfaces sends about 40."""
+    max_candidates: int = 256
+    """Candidates of the remote peer taken in one negotiation, also while the description that they belong to is
+    awaited; more are dropped and told as `SignalIgnored`. A browser with ten interfaces sends about 40 for each media
+    line, and an engine pairs each one with all of its own."""
 
     def __post_init__(self) -> None:
         if encode_segment(self.peer_id) != self.peer_id:
@@ -60,7 +61,7 @@ class PeerConfig:
             "max_signal_size",
             "max_send_size",
             "max_receive_size",
-            "max_pending_candidates",
+            "max_candidates",
         ):
             positive(name, getattr(self, name))
 

@@ -75,7 +75,8 @@ class Peer(StageMachine):
         self._local_offer = ""
         self._described = False
         self._remote_described = False
-        self._candidates: list[signals.Candidate | None] = []
+        self._candidates: list[signals.Candidate | None] = []  # until the description that they belong to arrives
+        self._candidates_taken = 0
         self._send_limit = config.max_send_size
         self._tell(outputs.OpenSignaling(link=link))
 
@@ -170,6 +171,7 @@ class Peer(StageMachine):
         self._remote_id = self._local_offer = ""
         self._engine_open = self._engine_closing = self._described = self._remote_described = False
         self._candidates.clear()
+        self._candidates_taken = 0
 
     def _signal(self, text: str) -> None:
         self._tell(outputs.SendSignaling(link=self.link, text=text))
@@ -247,7 +249,7 @@ class Peer(StageMachine):
             return
         detail = f"the signaling connection was closed with code {event.code}"
         if event.reason:
-            detail += f": {event.reason}"
+            detail += f": {signals.legible(event.reason)}"
         self._lose_link(Trigger.SIGNALING_CLOSED, self._close_cause(event.code), detail)
 
     def _close_cause(self, code: int | None) -> Cause:
@@ -358,12 +360,14 @@ class Peer(StageMachine):
     def _on_candidate(self, signal: signals.RemoteCandidate) -> None:
         if not self._move(Trigger.CANDIDATE):
             self._ignore("a candidate that is not awaited")
-        elif self._remote_described:
-            self._apply_candidate(signal.candidate)
-        elif len(self._candidates) < self.config.max_pending_candidates:
-            self._candidates.append(signal.candidate)
+        elif self._candidates_taken >= self.config.max_candidates:
+            self._ignore("one candidate too many")
         else:
-            self._ignore("one candidate too many before the description")
+            self._candidates_taken += 1
+            if self._remote_described:
+                self._apply_candidate(signal.candidate)
+            else:
+                self._candidates.append(signal.candidate)
 
     def _apply_candidates(self) -> None:
         self._remote_described = True

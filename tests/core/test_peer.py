@@ -287,14 +287,25 @@ class TestNegotiation:
         driven.hear(CANDIDATE_MESSAGE)
         assert briefly(driven.hear(ANSWERED)) == ["ApplyAnswer", "ApplyCandidate", "ApplyCandidate"]
 
-    def test_waiting_candidates_are_bounded(self) -> None:
-        driven = calling(replace(CONFIG, max_pending_candidates=3))
-        for _ in range(5):
+    def test_candidates_are_bounded_before_the_description_and_after(self) -> None:
+        driven = calling(replace(CONFIG, max_candidates=3))
+        for _ in range(2):
             driven.hear(CANDIDATE_MESSAGE)
-        assert [output.detail for output in driven.told(outputs.SignalIgnored)] == [
-            "one candidate too many before the description"
-        ] * 2
-        assert briefly(driven.hear(OFFERED)) == ["ApplyOffer"] + ["ApplyCandidate"] * 3
+        assert briefly(driven.hear(OFFERED)) == ["ApplyOffer"] + ["ApplyCandidate"] * 2
+        assert briefly(driven.hear(CANDIDATE_MESSAGE)) == ["ApplyCandidate"]
+        for _ in range(2):
+            driven.hear(CANDIDATE_MESSAGE)
+        assert [output.detail for output in driven.told(outputs.SignalIgnored)] == ["one candidate too many"] * 2
+
+    def test_each_negotiation_has_candidates_of_its_own(self) -> None:
+        driven = calling(replace(CONFIG, max_candidates=1))
+        driven.hear(CANDIDATE_MESSAGE)
+        driven.hear(UNPAIRED)
+        driven.close_engine()
+        driven.do(inputs.Connect(remote_id=BOB))
+        driven.hear(paired())
+        driven.hear(CANDIDATE_MESSAGE)
+        assert briefly(driven.hear(OFFERED)) == ["ApplyOffer", "ApplyCandidate"]
 
     def test_waiting_candidates_go_with_their_session(self) -> None:
         driven = calling()
