@@ -75,9 +75,9 @@ class ServerError:
     """The server could not do what was asked, or could not relay. Nothing has changed by it."""
 
     code: str
-    """One of the `ERR_` constants; a relayed fake may say anything."""
+    """One of the `ERR_` constants; a relayed fake may say any other word."""
     message: str
-    """For people; varies with the server."""
+    """For people, made `legible`; varies with the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +154,7 @@ def _read_status(message: dict[str, JSON]) -> Signal:
     status = message.get("status")
     if status == "paired":
         remote_id = message.get("remotePeerId")
-        if isinstance(remote_id, str):
+        if isinstance(remote_id, str) and remote_id and remote_id.isprintable():
             return Paired(remote_id=remote_id)
         return UnknownSignal(detail="a status `paired` without the id of the remote peer")
     if status == "unpaired":
@@ -168,19 +168,22 @@ def _read_peers(message: dict[str, JSON]) -> Signal:
         return UnknownSignal(detail="a message of type `peers` without the list of them")
     peers: list[PeerInfo] = []
     for entry in entries:
-        match entry:
-            case {"id": str(peer_id), "type": str(peer_type), "busy": bool(busy)}:
-                peers.append(PeerInfo(id=peer_id, type=peer_type, busy=busy))
-            case _:
-                return UnknownSignal(detail="a list of peers with an entry that is none")
+        # Not a match statement: with a thousand peers, asked for each second, that is most of the work.
+        fields = entry if isinstance(entry, dict) else {}
+        peer_id, peer_type, busy = fields.get("id"), fields.get("type"), fields.get("busy")
+        if not (isinstance(peer_id, str) and isinstance(peer_type, str) and isinstance(busy, bool)):
+            return UnknownSignal(detail="a list of peers with an entry that is none")
+        if not (peer_id.isprintable() and peer_type.isprintable()):
+            return UnknownSignal(detail="a list of peers with an id or type that no URL can carry")
+        peers.append(PeerInfo(id=peer_id, type=peer_type, busy=busy))
     return PeerList(peers=tuple(peers))
 
 
 def _read_error(message: dict[str, JSON]) -> Signal:
     code, text = message.get("code"), message.get("message")
-    if not isinstance(code, str):
+    if not (isinstance(code, str) and _PLAIN_WORD.fullmatch(code)):
         return UnknownSignal(detail="a message of type `error` without a code")
-    return ServerError(code=code, message=text if isinstance(text, str) else "")
+    return ServerError(code=code, message=legible(text) if isinstance(text, str) else "")
 
 
 def _read_offer(message: dict[str, JSON]) -> Signal:
@@ -260,6 +263,20 @@ _RENEGOTIATION_ASKED: Final = RenegotiationAsked()
 _CANDIDATES_ENDED: Final = RemoteCandidate(candidate=None)
 
 _PLAIN_WORD: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
+
+MAX_TEXT: Final = 300
+"""Longest text of the far side, characters, that we repeat to people. What hyperpeer-node says has 70 at most."""
+
+
+def legible(text: str) -> str:
+    """Make a text of the far side fit for logs and terminals.
+
+    Returns:
+        As much of it as `MAX_TEXT` allows, with U+FFFD for all that cannot be printed: what steers a terminal, begins
+        another line of a log, or cannot be written as UTF-8.
+    """
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:MAX_TEXT])
 
 
 def _quote(kind: str) -> str:

@@ -78,6 +78,11 @@ class TestEnd:
             cause=cause, detail=f"the signaling connection was closed with code {code}: because"
         )
 
+    def test_the_reason_of_a_close_frame_is_fit_for_a_log(self) -> None:
+        (_changed, closed) = online().do(inputs.SignalingClosed(code=1000, reason="a\x1b[2Jb\nc"))
+        assert isinstance(closed, outputs.PeerClosed)
+        assert closed.detail.endswith("code 1000: a\ufffd[2Jb\ufffdc")
+
     def test_an_empty_close_frame_means_a_taken_id_only_at_once(self) -> None:
         driven = Driven()
         driven.wait(8.0)

@@ -124,7 +124,7 @@ def test_writes_what_the_recorded_server_writes() -> None:
     ("message", "signal"),
     [
         ({"type": "status", "status": "paired", "remotePeerId": "b"}, Paired(remote_id="b")),
-        ({"type": "status", "status": "paired", "remotePeerId": ""}, Paired(remote_id="")),
+        ({"type": "status", "status": "paired", "remotePeerId": "b c.ü"}, Paired(remote_id="b c.ü")),
         ({"type": "status", "status": "unpaired"}, Unpaired()),
         ({"status": "unpaired", "type": "status", "remotePeerId": 5}, Unpaired()),
         ({"type": "peers", "peers": []}, PeerList(peers=())),
@@ -135,6 +135,10 @@ def test_writes_what_the_recorded_server_writes() -> None:
         ({"type": "error", "code": "ERR_X", "message": "m"}, ServerError(code="ERR_X", message="m")),
         ({"type": "error", "code": "ERR_X"}, ServerError(code="ERR_X", message="")),
         ({"type": "error", "code": "ERR_X", "message": {"m": 1}}, ServerError(code="ERR_X", message="")),
+        (
+            {"type": "error", "code": "ERR_X", "message": "\x1b[2J\n\ud800!" + 300 * "m"},
+            ServerError(code="ERR_X", message="\ufffd[2J\ufffd\ufffd!" + 293 * "m"),
+        ),
         ({"type": "offer", "sdp": "v=0"}, Offer(sdp="v=0")),
         ({"sdp": "v=0", "type": "answer"}, Answer(sdp="v=0")),
         ({"renegotiate": True}, RenegotiationAsked()),
@@ -174,6 +178,13 @@ def test_reads(message: Any, signal: Signal) -> None:
             {"type": "status", "status": "paired", "remotePeerId": 5},
             "a status `paired` without the id of the remote peer",
         ),
+        *(
+            (
+                {"type": "status", "status": "paired", "remotePeerId": peer_id},
+                "a status `paired` without the id of the remote peer",
+            )
+            for peer_id in ("", "b\x1b[2J", "b\n", "\ud800")
+        ),
         ({"type": "peers"}, "a message of type `peers` without the list of them"),
         ({"type": "peers", "peers": {"id": "a"}}, "a message of type `peers` without the list of them"),
         ({"type": "peers", "peers": [5]}, "a list of peers with an entry that is none"),
@@ -183,7 +194,16 @@ def test_reads(message: Any, signal: Signal) -> None:
         ),
         ({"type": "peers", "peers": [{"id": "a", "type": "t"}]}, "a list of peers with an entry that is none"),
         ({"type": "error", "message": "m"}, "a message of type `error` without a code"),
+        *(
+            (
+                {"type": "peers", "peers": [{"id": peer_id, "type": peer_type, "busy": False}]},
+                "a list of peers with an id or type that no URL can carry",
+            )
+            for peer_id, peer_type in (("a\x1b[2J", "t"), ("a", "\ud800"))
+        ),
         ({"type": "error", "code": 404}, "a message of type `error` without a code"),
+        ({"type": "error", "code": "v=0\r\no=- secret"}, "a message of type `error` without a code"),
+        ({"type": "error", "code": "x" * 41}, "a message of type `error` without a code"),
         ({"type": "offer"}, "an offer without a description"),
         ({"type": "offer", "sdp": {"sdp": "v=0"}}, "an offer without a description"),
         ({"type": "answer", "sdp": None}, "an answer without a description"),
@@ -376,13 +396,14 @@ def test_the_server_tells_errors_in_its_own_words() -> None:
     ]
 
 
-peer_infos = st.builds(PeerInfo, id=st.text(), type=st.text(), busy=st.booleans())
+printable = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "), min_size=1)
+peer_infos = st.builds(PeerInfo, id=printable, type=printable, busy=st.booleans())
 
 
-@given(st.text(), st.text(), st.lists(peer_infos))
-def test_what_a_server_sends_reads_back(text: str, message: str, peers: list[PeerInfo]) -> None:
-    assert parse_signal(paired_text(text), max_size=MIB) == Paired(remote_id=text)
-    assert parse_signal(error_text(text, message), max_size=MIB) == ServerError(code=text, message=message)
+@given(printable, st.sampled_from(sorted(signals.ERROR_MESSAGES)), printable, st.lists(peer_infos))
+def test_what_a_server_sends_reads_back(peer_id: str, code: str, message: str, peers: list[PeerInfo]) -> None:
+    assert parse_signal(paired_text(peer_id), max_size=MIB) == Paired(remote_id=peer_id)
+    assert parse_signal(error_text(code, message), max_size=MIB) == ServerError(code=code, message=message)
     assert parse_signal(peers_text(iter(peers)), max_size=MIB) == PeerList(peers=tuple(peers))
     assert parse_signal(signals.UNPAIRED, max_size=MIB) == Unpaired()
 
