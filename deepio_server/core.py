@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.from_thread
@@ -24,6 +24,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.server import ServerProtocol
 
 from deepio_adapters.groups import unwrapped
 from deepio_core.errors import DeepIOError
@@ -35,9 +37,14 @@ from deepio_server.stream_manager import StreamManager
 if TYPE_CHECKING:
     from os import PathLike
 
+    from anyio.abc import TaskStatus
+
 __all__ = ["Core", "CoreConfig", "CoreError", "local_core", "serve"]
 
 logger = logging.getLogger(__name__)
+
+_quiet = logging.getLogger(f"{__name__}.connections")
+_quiet.setLevel(logging.WARNING)  # below, records hold paths, and paths hold keys
 
 
 class CoreError(DeepIOError):
@@ -105,7 +112,7 @@ class Core:
 
 
 @asynccontextmanager
-async def serve(config: CoreConfig) -> AsyncIterator[Core]:
+async def serve(config: CoreConfig) -> AsyncGenerator[Core]:
     """Run a local core in this event loop, which must be asyncio's, for as long as the block lasts.
 
     Raises:
@@ -119,19 +126,16 @@ async def serve(config: CoreConfig) -> AsyncIterator[Core]:
         with unwrapped():
             async with anyio.create_task_group() as tasks:
                 for manager in core.managers:
-                    tasks.start_soon(manager.run)
-                tasks.start_soon(server.serve, [listener])
+                    await tasks.start(manager.run)
+                await tasks.start(server.run_until_cancelled, listener)
                 try:
                     yield core
                 finally:
-                    server.should_exit = True
-                    with anyio.CancelScope(shield=True):
-                        await server.ended.wait()
                     tasks.cancel_scope.cancel()
 
 
 @contextmanager
-def local_core(config: CoreConfig | None = None) -> Iterator[Core]:
+def local_core(config: CoreConfig | None = None) -> Generator[Core]:
     """Run a local core in a thread of its own for as long as the block lasts; for trio applications and scripts.
 
     Args:
@@ -180,31 +184,48 @@ def _make_core(config: CoreConfig, port: int, detectors: list[Detector]) -> Core
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its hold on signals, which belong to the application."""
+    """uvicorn without its hold on signals, which belong to the application, and with a clean end when cancelled."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ended = anyio.Event()
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+    async def run_until_cancelled(
+        self, listener: socket.socket, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve; connections are taken from when it has started."""
+        self.lifespan = self.config.lifespan_class(self.config)
         try:
-            await self._serve(sockets)
+            await self.startup([listener])
+            task_status.started()
+            await self.main_loop()
         finally:
-            self.ended.set()
+            with anyio.CancelScope(shield=True):
+                if self.started:
+                    await self.shutdown([listener])
+                for connection in list(self.server_state.connections):
+                    connection.transport.abort()  # it has not even read our goodbye
+
+
+class _Protocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket without the log records that hold paths, and with them the peers' keys."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = _quiet
+        self.conn = ServerProtocol(max_size=self.config.ws_max_size, logger=_quiet)
 
 
 def _make_server(core: Core) -> _Server:
     async def tell(_request: Request) -> PlainTextResponse:
-        lines = [f"{peer.type} {peer.id} {'busy' if peer.busy else 'free'}" for peer in core.signaling.peers]
-        return PlainTextResponse("\n".join(["deep-io local core. Peers:", *lines, ""]))
+        # Where a key is asked for, who has none learns nothing.
+        peers = () if core.config.check_key else core.signaling.peers
+        lines = [f"{peer.type} {peer.id} {'busy' if peer.busy else 'free'}" for peer in peers]
+        return PlainTextResponse("\n".join(["This is a local core of deep-io.", *lines, ""]))
 
     app = Starlette(routes=[Route("/", tell), WebSocketRoute("/{path:path}", core.signaling)])
     config = uvicorn.Config(
         app,
         log_config=None,  # logging belongs to the application
-        access_log=False,  # it would hold the keys
+        access_log=False,
         lifespan="off",
-        ws="websockets-sansio",
+        ws=_Protocol,
         ws_max_size=core.config.signaling.max_message_size,
         ws_per_message_deflate=False,
         ssl_certfile=core.config.tls_cert,

@@ -77,15 +77,17 @@ class MotionDetector:
         self._next_id = 1
 
     def __call__(self, frame: NDArray[np.uint8]) -> list[DetectedObject]:
-        """The moving objects in a BGR frame (H, W, 3) of uint8."""
+        """The moving objects in a BGR frame (H, W, 3) of uint8; none in the first one, which is all background."""
         import cv2
 
+        scale = min(1.0, WORK_WIDTH / frame.shape[1])
+        small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         if frame.shape != self._shape:
             self._shape = frame.shape
             self._background = cv2.createBackgroundSubtractorMOG2(history=200, varThreshold=25, detectShadows=False)
+            self._background.apply(small)
             self._tracks.clear()
-        scale = min(1.0, WORK_WIDTH / frame.shape[1])
-        small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            return []
         mask = self._background.apply(small)
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3)))
         mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_RECT, (5, 5)), iterations=2)

@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -15,6 +15,7 @@ import anyio
 from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from deepio_adapters.groups import unwrapped
 from deepio_adapters.link import LinkClosed, SignalingLink, memory_link_pair
 from deepio_core import closecodes
 from deepio_core.server import (
@@ -43,6 +44,12 @@ OUTBOX_LIMIT: Final = 512
 """Messages that may wait for one peer to read: several negotiations with all their candidates. A peer that reads none
 of so many is cut off, so that it cannot fill our memory."""
 
+WRITE_TIMEOUT: Final = 20.0
+"""Seconds that a peer may take to make room for one message: as long as a ping may go unanswered."""
+
+CLOSE_TIMEOUT: Final = 1.0
+"""Seconds to say why a connection is closed; a peer that does not read cannot be told."""
+
 
 class _Port(Protocol):
     """One connection, as the service needs it."""
@@ -64,15 +71,21 @@ class _Connection:
     """What waits to be written to one peer."""
 
     def __init__(self) -> None:
-        self.admitted: bool | None = None
         self.refusal: RefusePeer | None = None
         self.closing: ClosePeer | None = None
         self.texts: deque[str] = deque()  # bounded: OUTBOX_LIMIT
         self.changed = anyio.Event()
+        self.sending = anyio.CancelScope()
 
     def wake(self) -> None:
         changed, self.changed = self.changed, anyio.Event()
         changed.set()
+
+    def close(self, closing: ClosePeer) -> None:
+        """Have the connection closed, whether or not the peer takes what is being sent to it."""
+        self.closing = self.closing or closing
+        self.sending.cancel()
+        self.wake()
 
 
 class SignalingService:
@@ -117,7 +130,7 @@ class SignalingService:
             self._leave(number)
 
     @asynccontextmanager
-    async def connect(self, path: str) -> AsyncIterator[SignalingLink]:
+    async def connect(self, path: str) -> AsyncGenerator[SignalingLink]:
         """A link to this server for a peer in the same process, on either event loop, without any socket.
 
         Args:
@@ -131,15 +144,23 @@ class SignalingService:
             self._leave(number)
             raise LinkClosed(connection.refusal.code, connection.refusal.reason)
         ours, theirs = memory_link_pair()
+
+        async def serve() -> None:
+            try:
+                await self._serve(number, connection, ours)
+            finally:
+                self._leave(number)  # when the link ends, like a socket, and not when the block does
+
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._serve, number, connection, ours)
-                try:
-                    yield theirs
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        await theirs.aclose()
-                    tasks.cancel_scope.cancel()
+            with unwrapped():
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(serve)
+                    try:
+                        yield theirs
+                    finally:
+                        with anyio.CancelScope(shield=True):
+                            await theirs.aclose()
+                        tasks.cancel_scope.cancel()
         finally:
             self._leave(number)
 
@@ -150,8 +171,8 @@ class SignalingService:
         return number, connection
 
     def _leave(self, number: int) -> None:
-        del self._connections[number]
-        self._feed(PeerLeft(conn=number))
+        if self._connections.pop(number, None) is not None:
+            self._feed(PeerLeft(conn=number))
 
     def _feed(self, event: ServerInput) -> None:
         self._server.handle(event, now=time.monotonic())
@@ -162,9 +183,7 @@ class SignalingService:
                 case RefusePeer():
                     self._connections[output.conn].refusal = output
                 case ClosePeer():
-                    connection = self._connections[output.conn]
-                    connection.closing = output
-                    connection.wake()
+                    self._connections[output.conn].close(output)
                 case AdmitPeer():
                     pass  # the absence of a refusal says it
                 case _:
@@ -173,16 +192,14 @@ class SignalingService:
     def _post(self, message: SendTo) -> None:
         connection = self._connections[message.conn]
         if len(connection.texts) >= OUTBOX_LIMIT:
-            connection.closing = ClosePeer(
-                conn=message.conn, code=closecodes.RATE_EXCEEDED, reason="Too many unread messages"
-            )
+            connection.close(_too_slow(message.conn))
         else:
             connection.texts.append(message.text)
-        connection.wake()
+            connection.wake()
 
     async def _serve(self, number: int, connection: _Connection, port: _Port) -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._write, connection, port, tasks.cancel_scope)
+            tasks.start_soon(self._write, number, connection, port, tasks.cancel_scope)
             try:
                 while True:
                     self._feed(PeerSent(conn=number, text=await port.receive()))
@@ -190,14 +207,18 @@ class SignalingService:
                 tasks.cancel_scope.cancel()
 
     @staticmethod
-    async def _write(connection: _Connection, port: _Port, scope: anyio.CancelScope) -> None:
+    async def _write(number: int, connection: _Connection, port: _Port, scope: anyio.CancelScope) -> None:
         try:
             while connection.closing is None:
-                if connection.texts:
-                    await port.send(connection.texts.popleft())
-                else:
+                if not connection.texts:
                     await connection.changed.wait()
-            await port.aclose(connection.closing.code, connection.closing.reason)
+                    continue
+                with anyio.move_on_after(WRITE_TIMEOUT) as connection.sending:
+                    await port.send(connection.texts.popleft())
+                if connection.sending.cancelled_caught:
+                    connection.close(_too_slow(number))
+            with anyio.move_on_after(CLOSE_TIMEOUT):
+                await port.aclose(connection.closing.code, connection.closing.reason)
         except LinkClosed:
             pass  # the reader sees it too
         else:
@@ -227,6 +248,10 @@ class _WebSocketPort:
     async def aclose(self, code: int, reason: str) -> None:
         if self._websocket.application_state is WebSocketState.CONNECTED:
             await self._websocket.close(code, reason)
+
+
+def _too_slow(number: int) -> ClosePeer:
+    return ClosePeer(conn=number, code=closecodes.RATE_EXCEEDED, reason="Too many unread messages")
 
 
 def _new_id() -> str:

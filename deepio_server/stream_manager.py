@@ -36,6 +36,7 @@ from deepio_core.results import StreamStatistics
 from deepio_core.states import PeerState
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
     from numpy.typing import NDArray
 
     from deepio_adapters.frames import ReceivedFrame
@@ -113,10 +114,20 @@ class StreamManager:
             )
         )
 
-    async def run(self) -> None:
-        """Serve one camera and one viewer after the other, until cancelled."""
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Serve one camera and one viewer after the other, until cancelled; started once both can call."""
+        listening = anyio.Event()
+
+        def look(_event: SessionEvent) -> None:
+            if self.camera.state is self.viewer.state is PeerState.LISTENING:
+                listening.set()
+
         self.camera.add_event_handler(self._on_event)
+        self.camera.add_event_handler(look)
+        self.viewer.add_event_handler(look)
         async with self.camera, self.viewer, anyio.create_task_group() as tasks:
+            await listening.wait()
+            task_status.started()
             tasks.start_soon(self._listen)
             async for frame in self.camera.frames():
                 if self._watching:
