@@ -28,21 +28,21 @@ async def demo(source: str, seconds: float, detector: str, json: bool) -> int:
     """
     async with serve(CoreConfig(detector=detector)) as core:
         deep = DeepIO(core.url, None, source, "demo", auto_connect=True, metadata={"demo": True})
-        tally, stats = await work(deep, f"deepio demo: {deep.source_name} to {core.url}", seconds=seconds, quiet=json)
+        tally = await work(deep, f"deepio demo: {deep.source_name} to {core.url}", seconds=seconds, quiet=json)
         received = core.managers[0].camera.stats().frames_received
-    summary = {**tally.summary(stats), "frames_received": received}
+    summary = {**tally.summary(), "frames_received": received}
     if json:
         print_json(summary)
     else:
         rows = {
-            "frames sent": str(stats.frames_sent),
+            "frames sent": str(tally.frames_sent),
             "frames received by the core": str(received),
             "results": str(tally.results),
             "result latency, median": milliseconds(tally.median),
             "result latency, p95": milliseconds(tally.latency(0.95)),
-            "reconnects": str(stats.reconnects),
+            "reconnects": str(tally.reconnects),
         }
         if not tally.results:
-            rows["last error"] = stats.last_error or "no result came in time"
+            rows["last error"] = tally.last_error or "no result came in time"
         Console().print(table("Summary", rows))
     return 0 if tally.results else EXIT_FAILED

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Rows", "print_json", "show", "table"]
 
@@ -44,7 +41,7 @@ def table(title: str, rows: Rows) -> Table:
 
 
 @asynccontextmanager
-async def show(title: str, rows: Callable[[], Rows], *, quiet: bool = False) -> AsyncIterator[None]:
+async def show(title: str, rows: Callable[[], Rows], *, quiet: bool = False) -> AsyncGenerator[None]:
     """Show the rows for as long as the block lasts, on stderr; stdout belongs to results.
 
     Args:

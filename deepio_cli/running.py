@@ -13,11 +13,14 @@ Ts = TypeVarTuple("Ts")
 EXIT_FAILED = 1
 """The work could not be done, or brought no result. 2 is for wrong options, as everywhere."""
 
+EXIT_INTERRUPTED = 130
+"""Ctrl-C before there was anything to end; shells count so."""
+
 
 def run(work: Callable[[*Ts], Awaitable[int]], *args: *Ts) -> None:
     """Run the work in an event loop and exit with its code.
 
-    Ctrl-C and SIGTERM cancel the work, which then says goodbye and reports as at its end. An error is told as its
+    Work that lasts is cancelled by Ctrl-C and SIGTERM, says goodbye, and reports as at its end. An error is told as its
     message and remedy, without a traceback.
     """
     import anyio
@@ -31,6 +34,8 @@ def run(work: Callable[[*Ts], Awaitable[int]], *args: *Ts) -> None:
             code = anyio.run(work, *args)
     except DeepIOError as error:
         print(f"deepio: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone, as `head` does; nothing is left to be told.
         sys.stderr.close()

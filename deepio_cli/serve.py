@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from deepio_cli.display import print_json
-from deepio_cli.session import until_signal
+from deepio_cli.session import cancelled_by_signals
 from deepio_core.address import encode_segment
 from deepio_server.core import CoreConfig
 from deepio_server.core import serve as serve_core
@@ -45,13 +45,14 @@ async def serve(
         tls_cert=tls_cert,
         tls_key=tls_key,
     )
-    async with anyio.create_task_group() as tasks, serve_core(config) as core:
-        if json:
-            print_json({"event": "listening", "url": core.url, "managers": managers})
-        else:
-            print(f"The local DEEP core listens on {core.url}. Ctrl-C ends it.", flush=True)
-            print(f"Stream to it: deepio stream VIDEO --server {core.url} --auto", file=sys.stderr)
-        await until_signal(tasks.cancel_scope)
+    with anyio.CancelScope() as scope, cancelled_by_signals(scope):
+        async with serve_core(config) as core:
+            if json:
+                print_json({"event": "listening", "url": core.url, "managers": managers})
+            else:
+                print(f"The local DEEP core listens on {core.url}. Ctrl-C ends it.", flush=True)
+                print(f"Stream to it: deepio stream VIDEO --server {core.url} --auto", file=sys.stderr)
+            await anyio.sleep_forever()
     return 0
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,18 +14,31 @@ from deepio_cli.display import show
 from deepio_cli.tally import Tally
 
 if TYPE_CHECKING:
-    from deepio_adapters.client import ClientStats
+    from types import FrameType
+
     from deepio_asyncio import DeepIO
     from deepio_core.messages import Message
 
-__all__ = ["until_signal", "work"]
+__all__ = ["cancelled_by_signals", "work"]
 
 
-async def until_signal(scope: anyio.CancelScope) -> None:
-    """Cancel the scope at Ctrl-C or SIGTERM."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            scope.cancel()
+@contextmanager
+def cancelled_by_signals(scope: anyio.CancelScope) -> Generator[list[int]]:
+    """Have Ctrl-C and SIGTERM cancel the scope while the block lasts; they are noted in the list."""
+    told: list[int] = []
+    loop = asyncio.get_running_loop()
+
+    def tell(number: int, _frame: FrameType | None) -> None:
+        told.append(number)
+        loop.call_soon_threadsafe(scope.cancel)
+
+    # Not the event loop's own way, which Windows does not have.
+    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def work(
@@ -33,7 +48,7 @@ async def work(
     seconds: float | None = None,
     quiet: bool = False,
     on_message: Callable[[Message], object] = lambda _: None,
-) -> tuple[Tally, ClientStats]:
+) -> Tally:
     """Run a DeepIO and show how it goes.
 
     Args:
@@ -44,14 +59,13 @@ async def work(
         on_message: Takes each message.
 
     Returns:
-        The tally of results, and the last statistics.
+        The tally of results, with the last statistics.
 
     Raises:
         DeepIOError: The session has failed, or the source cannot be opened.
     """
     tally = Tally()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(until_signal, tasks.cancel_scope)
+    with anyio.CancelScope() as scope, cancelled_by_signals(scope) as told:
         async with deep, show(title, lambda: tally.rows(deep.stats()), quiet=quiet):
             try:
                 with anyio.move_on_after(seconds):
@@ -59,6 +73,6 @@ async def work(
                         tally.take(message)
                         on_message(message)
             finally:
-                stats = deep.stats()
-        tasks.cancel_scope.cancel()
-    return tally, stats
+                tally.stats = deep.stats()
+    tally.interrupted = bool(told)
+    return tally

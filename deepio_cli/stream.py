@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,7 +48,7 @@ async def stream(server: ServerOptions, options: StreamOptions) -> int:
     """Stream until the source ends, time is up, or a signal comes.
 
     Returns:
-        0 if a connection came about, or else 1.
+        0 if a connection came about, or a signal has ended it; or else 1.
 
     Raises:
         DeepIOError: There is no source, it cannot be opened, or the session has failed.
@@ -84,15 +84,15 @@ async def stream(server: ServerOptions, options: StreamOptions) -> int:
                     print_json({"event": "message", "message": message.raw})
 
             title = f"{deep.source_name} as {peer_id} to {deep.config.address.redacted}"
-            tally, stats = await work(deep, title, seconds=options.seconds, quiet=options.json, on_message=on_message)
+            tally = await work(deep, title, seconds=options.seconds, quiet=options.json, on_message=on_message)
     if options.json:
-        print_json({"event": "ended", **tally.summary(stats)})
+        print_json({"event": "ended", **tally.summary()})
     else:
         print(
-            f"{stats.frames_sent} frames sent, {tally.results} results, latency median {milliseconds(tally.median)}, "
-            f"{stats.reconnects} reconnects."
+            f"{tally.frames_sent} frames sent, {tally.results} results, latency median {milliseconds(tally.median)}, "
+            f"{tally.reconnects} reconnects."
         )
-    return 0 if stats.frames_sent or tally.results else EXIT_FAILED
+    return 0 if tally.frames_sent or tally.results or tally.interrupted else EXIT_FAILED
 
 
 def _auto_connect(server: ServerOptions, options: StreamOptions) -> bool:
@@ -106,7 +106,7 @@ def _auto_connect(server: ServerOptions, options: StreamOptions) -> bool:
 
 
 @contextmanager
-def _results(path: Path | None) -> Iterator[Callable[[Message], object]]:
+def _results(path: Path | None) -> Generator[Callable[[Message], object]]:
     """Gives what appends results to the file; it is for the owner's eyes, since results can be about people."""
     if path is None:
         yield lambda _: None

@@ -28,6 +28,10 @@ class Tally:
         """Results received."""
         self.objects = 0
         """Objects in the newest result."""
+        self.stats: ClientStats | None = None
+        """The last statistics; None if it has not come to any."""
+        self.interrupted = False
+        """Whether a signal has ended it."""
         self._latencies: deque[float] = deque(maxlen=KEPT)
 
     def take(self, message: Message) -> None:
@@ -65,16 +69,31 @@ class Tally:
             rows["last error"] = stats.last_error
         return rows
 
-    def summary(self, stats: ClientStats) -> dict[str, Any]:
+    @property
+    def frames_sent(self) -> int:
+        """Frames sent."""
+        return 0 if self.stats is None else self.stats.frames_sent
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection has come back."""
+        return 0 if self.stats is None else self.stats.reconnects
+
+    @property
+    def last_error(self) -> str | None:
+        """What has gone wrong last."""
+        return None if self.stats is None else self.stats.last_error
+
+    def summary(self) -> dict[str, Any]:
         """The same for programs; latencies in seconds."""
         return {
-            "frames_sent": stats.frames_sent,
+            "frames_sent": self.frames_sent,
             "results": self.results,
             "latency_median": self.median,
             "latency_p95": self.latency(0.95),
-            "bytes_sent": stats.bytes_sent,
-            "reconnects": stats.reconnects,
-            "last_error": stats.last_error,
+            "bytes_sent": 0 if self.stats is None else self.stats.bytes_sent,
+            "reconnects": self.reconnects,
+            "last_error": self.last_error,
         }
 
 

@@ -22,7 +22,7 @@ async def watch(server: ServerOptions, peer: str, seconds: float | None, json: b
     """Show results until time is up, or a signal comes.
 
     Returns:
-        0 if results came, or else 1.
+        0 if results came, or a signal has ended it; or else 1.
 
     Raises:
         DeepIOError: No server is named, or the session has failed.
@@ -37,7 +37,7 @@ async def watch(server: ServerOptions, peer: str, seconds: float | None, json: b
     deep = DeepIO(
         **server.arguments(), source=None, peer_id=own_id("viewer"), peer_type="remote_client", remotePeerId=peer
     )
-    tally, _ = await work(deep, f"results of {peer}", seconds=seconds, quiet=json, on_message=on_message)
+    tally = await work(deep, f"results of {peer}", seconds=seconds, quiet=json, on_message=on_message)
     if not json:
         print(f"{tally.results} results.")
-    return 0 if tally.results else EXIT_FAILED
+    return 0 if tally.results or tally.interrupted else EXIT_FAILED
