@@ -350,7 +350,9 @@ class Session:
     def _on_lost(self, cause: Cause, detail: str) -> None:
         """The connection to the remote peer is over, or has not come about."""
         if cause in REMEDIES:
-            self._stop(cause, detail)
+            # A peer that is closed has its `PeerClosed` still to come, which ends the session for the same cause.
+            if self._peer.stage is not Stage.CLOSED:
+                self._stop(cause, detail)
             return
         # A listener is ready again at once: it is the caller who waits. A peer that is closing is replaced later.
         listens = isinstance(self.config.policy, ListenForCallers)

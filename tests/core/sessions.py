@@ -47,6 +47,9 @@ class DrivenSession:
         """Take what the session has to say, and check what it promises at any time."""
         taken: list[SessionOutput] = []
         while (output := self.session.poll()) is not None:
+            assert not any(isinstance(before, SessionEnded) for before in (*self.log[-1:], *taken)), (
+                "the end is the last"
+            )
             taken.append(output)
             match output:
                 case outputs.OpenSignaling(link=link):

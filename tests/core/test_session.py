@@ -573,6 +573,14 @@ class TestEnding:
         assert ended.cause is cause
         assert str(code) in ended.detail
 
+    @pytest.mark.parametrize("stage", STAGES)
+    def test_a_refusal_by_close_code_ends_once(self, stage: Stage) -> None:
+        driven = bring(stage)
+        driven.lose(closecodes.KEY_REFUSED)
+        driven.close_engine()
+        if driven.session.ended:
+            assert driven.told(SessionEnded) == driven.log[-1:]
+
     @pytest.mark.parametrize("make", [connected, called, lambda: bring(Stage.ANSWERING), lambda: bring(Stage.DETACHED)])
     def test_the_end_of_the_source_ends_the_session(self, make: Any) -> None:
         driven = make()
