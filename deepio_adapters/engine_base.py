@@ -73,6 +73,11 @@ FINISH_GRACE: Final = 0.5
 of gathering leaves sockets open."""
 
 
+LOAD_AFTER: Final = 0.15
+"""Seconds that a source may take to open before loading begins beside it. Both want the interpreter: a file that opens
+sooner is not held up, so that the server is called early; with a camera, which takes seconds, nothing is lost."""
+
+
 class Negotiation(ABC):
     """One peer connection, from `StartEngine` to `EngineClosed`."""
 
@@ -350,14 +355,15 @@ class EngineBase(ABC):
         return self._frames
 
     async def open(self) -> None:
-        """Begins to load, and opens the source; on asyncio or trio.
+        """Opens the source, and begins to load; on asyncio or trio.
 
         Raises:
             SourceError: It cannot be opened.
         """
-        self.room.call_soon(self._begin_to_load)
         if self.feed is not None:
+            self.room.call_soon(self._load_later)
             await anyio.to_thread.run_sync(self.feed.open)
+        self.room.call_soon(self._begin_to_load)
 
     async def loaded(self) -> None:
         """Waits for the end of `load`, and raises what it has raised; on asyncio or trio."""
@@ -423,7 +429,12 @@ class EngineBase(ABC):
             self._idle.set()
         self.tell(EngineClosed(negotiation=negotiation.number))
 
+    def _load_later(self) -> None:
+        asyncio.get_running_loop().call_later(LOAD_AFTER, self._begin_to_load)
+
     def _begin_to_load(self) -> None:
+        if self._loading is not None or self._ending:
+            return
         self._loading = asyncio.ensure_future(asyncio.to_thread(self.load))
         self._loading.add_done_callback(self._on_loaded)
 
