@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from deepio_core import closecodes, signals
 from deepio_core.address import parse_path
 from deepio_core.errors import AddressError, LocalProtocolError, RemoteProtocolError
-from deepio_core.jsontext import encode, utf8_size
+from deepio_core.jsontext import encode_again, utf8_size
 from deepio_core.server_ports import (
     AdmitPeer,
     ClosePeer,
@@ -310,6 +310,8 @@ class SignalingServer:
 
     def _take_token(self, peer: _Peer, now: float) -> bool:
         """The token bucket of a peer: fills at `messages_per_second` up to `message_burst`."""
+        # A clock that goes back takes no tokens away: as for the client role, time stands still until it has caught up.
+        now = max(now, peer.counted_at)
         earned = (now - peer.counted_at) * self._config.messages_per_second
         peer.tokens = min(self._config.message_burst, peer.tokens + earned)
         peer.counted_at = now
@@ -333,7 +335,7 @@ class SignalingServer:
                 return
         # Made anew, and not passed on as it came: what we have checked is what the receiver will read, even where
         # keys are repeated.
-        text = encode(value)
+        text = encode_again(value)
         if utf8_size(text) > self._config.max_message_size:
             # 1e15 becomes 1000000000000000.0; a partner must not be made to receive more than we do.
             self._reject(peer, signals.ERR_BAD_SIGNAL, "The message becomes too large.")

@@ -1013,6 +1013,17 @@ def test_a_burst_is_followed_by_the_sustained_rate() -> None:
         assert town.say("b", OFFER) == [("b", BAD_STATE)]
 
 
+def test_a_clock_that_goes_back_costs_nobody_anything() -> None:
+    server = SignalingServer(ServerConfig(messages_per_second=2.0, message_burst=5), new_id=lambda: "")
+    server.handle(PeerArrived(conn=1, path="/t/a"), now=100.0)
+    for now in (100.0, 40.0, 99.0):
+        server.handle(PeerSent(conn=1, text=signals.LIST_PEERS), now=now)
+    told: list[object] = []
+    while (output := server.poll()) is not None:
+        told.append(type(output))
+    assert told == [AdmitPeer, PeerJoined, SendTo, SendTo, SendTo]
+
+
 def test_a_long_pause_saves_up_no_more_than_a_burst() -> None:
     town = Town("a", config=ServerConfig(messages_per_second=2.0, message_burst=5))
     town.now = 1000.0
