@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 _DETACHED_STAGES: Final = frozenset({Stage.STARTING, Stage.DETACHED, Stage.CLOSING, Stage.CLOSED})
 """Where no signal is read: the signaling connection is not open, or given up."""
 
+_ALONE_STAGES: Final = frozenset({Stage.ONLINE, Stage.LISTENING, Stage.CLOSED})
+"""Where there is no remote peer."""
+
+_ENDING_STAGES: Final = frozenset({Stage.DETACHED, Stage.CLOSING, Stage.CLOSED})
+"""Where this peer will do nothing new."""
+
 _REFUSALS: Final = {signals.ERR_PEER_NOT_FOUND: Cause.NOT_FOUND, signals.ERR_PEER_BUSY: Cause.BUSY}
 """The only two errors that answer `pair`. Any other may be a late one about a signal of the former session."""
 
@@ -75,8 +81,7 @@ class Peer(StageMachine):
         self._local_offer = ""
         self._described = False
         self._remote_described = False
-        self._candidates: list[signals.Candidate | None] = []  # until the description that they belong to arrives
-        self._candidates_taken = 0
+        self._candidates: list[signals.Candidate | None] = []  # of this negotiation, applied or waiting
         self._send_limit = config.max_send_size
         self._tell(outputs.OpenSignaling(link=link))
 
@@ -115,9 +120,9 @@ class Peer(StageMachine):
     def _entered(self, origin: Stage, cause: Cause, detail: str) -> None:
         target = self._stage
         remote_id = self._remote_id
-        if target in {Stage.ONLINE, Stage.LISTENING, Stage.CLOSED}:
+        if target in _ALONE_STAGES:
             self._forget_remote()
-        if target in {Stage.CLOSING, Stage.CLOSED, Stage.DETACHED} and self._closed_for is None:
+        if target in _ENDING_STAGES and self._closed_for is None:
             self._closed_for = cause, detail
         old, new = STATE_OF[origin], STATE_OF[target]
         if old is not new:
@@ -171,7 +176,6 @@ class Peer(StageMachine):
         self._remote_id = self._local_offer = ""
         self._engine_open = self._engine_closing = self._described = self._remote_described = False
         self._candidates.clear()
-        self._candidates_taken = 0
 
     def _signal(self, text: str) -> None:
         self._tell(outputs.SendSignaling(link=self.link, text=text))
@@ -360,20 +364,17 @@ class Peer(StageMachine):
     def _on_candidate(self, signal: signals.RemoteCandidate) -> None:
         if not self._move(Trigger.CANDIDATE):
             self._ignore("a candidate that is not awaited")
-        elif self._candidates_taken >= self.config.max_candidates:
+        elif len(self._candidates) >= self.config.max_candidates:
             self._ignore("one candidate too many")
         else:
-            self._candidates_taken += 1
+            self._candidates.append(signal.candidate)
             if self._remote_described:
                 self._apply_candidate(signal.candidate)
-            else:
-                self._candidates.append(signal.candidate)
 
     def _apply_candidates(self) -> None:
         self._remote_described = True
         for candidate in self._candidates:
             self._apply_candidate(candidate)
-        self._candidates.clear()
 
     def _apply_candidate(self, candidate: signals.Candidate | None) -> None:
         self._tell(outputs.ApplyCandidate(negotiation=self._negotiation, candidate=candidate))
