@@ -1,7 +1,10 @@
-"""Frozen dataclasses that cost half as much to make: they are used as any other."""
+"""Frozen dataclasses that cost a third as much to make: they are used as any other."""
+
+from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
 from typing import Any
 
@@ -28,6 +31,13 @@ class Nothing:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NothingElse:
     """Another record without fields."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A record with a single field."""
+
+    content: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,17 @@ class Silent:
     number: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A record that looks at what it gets."""
+
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            raise ValueError("negative")
+
+
 def test_equal_when_class_and_fields_are() -> None:
     assert Signal(name="a", values=[1]) == Signal(name="a", values=[1])
     assert Signal(name="a") != Signal(name="b")
@@ -74,6 +95,8 @@ def test_equal_when_class_and_fields_are() -> None:
         (Pair(1, 2), (1, 2)),
     ]
     assert all(one != other for one, other in strangers)
+    assert Signal(name="a", values=[nan := math.nan]) == Signal(name="a", values=[nan])  # type: ignore[list-item]
+    assert Box(content=nan) == Box(content=nan)
     assert Handle(number=1) != Handle(number=1)
 
 
@@ -101,12 +124,35 @@ def test_frozen(name: str) -> None:
     assert not hasattr(signal, "__dict__")
 
 
+def test_defaults_are_made_anew_for_each() -> None:
+    one, other = Signal(name="a"), Signal(name="a")
+    assert one.values == other.values == []
+    assert one.values is not other.values
+
+
+def test_what_comes_after_the_fields_are_set() -> None:
+    assert Checked(number=1).number == 1
+    with pytest.raises(ValueError, match="negative"):
+        Checked(number=-1)
+    with pytest.raises(ValueError, match="negative"):
+        dataclasses.replace(Checked(number=1), number=-1)
+
+
+def test_the_constructor_says_what_it_takes() -> None:
+    assert str(inspect.signature(Signal)) == (
+        "(*, name: 'str', key: 'str | None' = None, values: 'list[int]' = <factory>, seen: 'int' = 0)"
+    )
+    with pytest.raises(TypeError, match=r"Pair\.__init__\(\) missing 1 required positional argument: 'right'"):
+        Pair(1)  # type: ignore[call-arg]
+
+
 def test_a_dataclass_to_all_who_ask() -> None:
     signal = Signal(name="a", values=[1])
     assert [field.name for field in dataclasses.fields(Signal)] == ["name", "key", "values", "seen"]
     assert dataclasses.replace(signal, name="b") == Signal(name="b", values=[1])
     assert dataclasses.asdict(signal) == {"name": "a", "key": None, "values": [1], "seen": 0}
     assert copy.deepcopy(signal) == signal
+    assert copy.copy(signal) == signal
     assert pickle.loads(pickle.dumps(Pair(1, 2))) == Pair(1, 2)
     match Pair(1, 2):
         case Pair(left, right):
