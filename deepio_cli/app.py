@@ -55,7 +55,7 @@ def common(
     log_level: Annotated[str, typer.Option(help="What is logged: debug, info, warning or error.")] = "warning",
 ) -> None:
     """Streams video to a DEEP core and brings its results back."""
-    from deepio_cli.settings import set_up_logging
+    from deepio_cli.settings import find_own_modules, set_up_logging
 
     if version:
         from importlib.metadata import version as installed
@@ -66,6 +66,7 @@ def common(
         typer.echo(context.get_help())
         raise typer.Exit(2)
     set_up_logging(log_level)
+    find_own_modules()
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from deepio_core.jsontext import JSON
 
-__all__ = ["ServerOptions", "find_source", "own_id", "read_metadata", "set_up_logging"]
+__all__ = ["ServerOptions", "find_own_modules", "find_source", "own_id", "read_metadata", "set_up_logging"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,12 @@ def read_metadata(text: str | None, source: str) -> JSON:
 def find_source(source: str | None, peer_id: str) -> str | None:
     """The source that a person has given, or that of the environment for this id, as in the example of deep_io."""
     return source or os.environ.get(f"SOURCE_{peer_id}", "").rstrip() or None
+
+
+def find_own_modules() -> None:
+    """Let a detector be imported from the working directory; last, so that nothing there hides an installed module."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
 
 
 def set_up_logging(level: str) -> None:

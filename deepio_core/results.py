@@ -90,11 +90,14 @@ class StreamStatistics:
             detector_category: Which detector this is.
             frame_attributes: What descriptors say about the whole frame, by the descriptor's name.
         """
+        found = list(objects)
+        # First what can fail, with objects that are none: what is not sent is not counted.
+        timed: list[JSON] = [_timed_object(one) for one in found]
+        old: list[JSON] = [_old_object(one) for one in found]
         period = 0.0 if self._last_rec_time is None else rec_time - self._last_rec_time
         self._last_rec_time = rec_time
         self.processed_frames += 1
         self.messages_sent += 1
-        found = list(objects)
         return {
             "type": "data",
             "received_frames": self.received_frames,
@@ -109,9 +112,9 @@ class StreamStatistics:
             "vc_time": vc_time,
             "rec_time": rec_time,
             "detector_category": detector_category,
-            "objects": [_timed_object(one) for one in found],
+            "objects": timed,
             "frame_attributes": _timed_attributes(frame_attributes or {}),
-            "data": [_old_object(one) for one in found],
+            "data": old,
         }
 
 

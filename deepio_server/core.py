@@ -213,6 +213,9 @@ class _Protocol(WebSocketsSansIOProtocol):
 
 
 def _make_server(core: Core) -> _Server:
+    if core.config.tls_key and not core.config.tls_cert:
+        raise CoreError("There is a private key, but no certificate.", remedy="Give tls_cert too.")
+
     async def tell(_request: Request) -> PlainTextResponse:
         # Where a key is asked for, who has none learns nothing.
         peers = () if core.config.check_key else core.signaling.peers

@@ -56,10 +56,11 @@ def load_detector(name: str) -> Detector:
     remedy = "Name it as module:function, from a module that Python can import here."
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DetectorError(f"The detector {name!r} cannot be loaded: {error}.", remedy=remedy) from error
-    if isinstance(found, type):
-        found = found()
+        if isinstance(found, type):
+            found = found()
+    except Exception as error:  # a module may do anything while it is imported
+        why = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        raise DetectorError(f"The detector {name!r} cannot be loaded: {why}.", remedy=remedy) from error
     if not callable(found):
         raise DetectorError(f"The detector {name!r} cannot be called.", remedy=remedy)
     return cast("Detector", found)

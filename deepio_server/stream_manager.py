@@ -139,11 +139,8 @@ class StreamManager:
         self._picture = picture
         self.statistics.on_frame(picture.shape)
         try:
-            objects = await anyio.to_thread.run_sync(self._detector, picture)
-        except Exception as error:
-            logger.exception("The detector has failed.")
-            message = to_json(WarningMessage(text=f"The detector has failed: {type(error).__name__}"))
-        else:
+            # A detector that hangs may not keep the core from ending.
+            objects = await anyio.to_thread.run_sync(self._detector, picture, abandon_on_cancel=True)
             done = time.time()
             message = self.statistics.data_message(
                 objects,
@@ -153,6 +150,9 @@ class StreamManager:
                 generated_frames=self.camera.stats().frames_sent,
                 detector_category=getattr(self._detector, "__name__", type(self._detector).__name__),
             )
+        except Exception as error:
+            logger.exception("The detector has failed.")
+            message = to_json(WarningMessage(text=f"The detector has failed: {type(error).__name__}"))
         await self._send(message)
 
     async def _send(self, message: JSON) -> None:
