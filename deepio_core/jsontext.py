@@ -32,6 +32,9 @@ _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b'[]{}"'))
 _DIGITS: Final = bytes.maketrans(b"123456789E", b"000000000e")
 _RANGE_DIGITS: Final = b"0" * 210
 
+_WHITESPACE: Final = " \t\n\r"
+"""What may stand before and after a value (RFC 8259 section 2)."""
+
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -91,7 +94,9 @@ def decode(text: str | bytes, *, max_size: int, max_depth: int = MAX_DEPTH) -> J
         if data.count(b"[") + data.count(b"{") > max_depth and _is_deeper(data, max_depth):
             raise RemoteProtocolError(f"The message nests deeper than {max_depth}, or its brackets do not match.")
         try:
-            value: JSON = _decoder_for(data).decode(text)
+            stripped = text.strip(_WHITESPACE)
+            value: JSON
+            value, end = _decoder_for(data).raw_decode(stripped)
         except json.JSONDecodeError as error:
             reason = f"wrong at character {error.pos}"
         except ValueError:
@@ -101,7 +106,9 @@ def decode(text: str | bytes, *, max_size: int, max_depth: int = MAX_DEPTH) -> J
             # Only where the caller allows more depth than the interpreter has stack.
             reason = "it nests too deep"
         else:
-            return value
+            if end == len(stripped):
+                return value
+            reason = f"more after character {end}"
     raise RemoteProtocolError(f"Not JSON: {reason}.")
 
 
@@ -129,11 +136,24 @@ def encode(value: JSON) -> str:
             reason = "NaN, infinity or a number of too many digits has no place in JSON"
         else:
             # Nothing but a string holds surrogates, so that an escape is right wherever one is found.
-            return text if text.isascii() else _LONE_SURROGATE.sub(_escape, text)
+            return _sendable(text)
     raise LocalProtocolError(
         f"The message cannot be sent as JSON: {reason}.",
         remedy="Use dict with str keys, list, str, int, float, bool and None.",
     )
+
+
+def encode_again(value: JSON) -> str:
+    """Encode what `decode` has returned: the text that `encode` makes of it, without looking for flaws.
+
+    Args:
+        value: A value from `decode`, or made of strings alone and not deeper than that allows.
+    """
+    return _sendable(_ENCODER.encode(value))
+
+
+def _sendable(text: str) -> str:
+    return text if text.isascii() else _LONE_SURROGATE.sub(_escape, text)
 
 
 def _decoder_for(data: bytes) -> json.JSONDecoder:

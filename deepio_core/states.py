@@ -40,6 +40,9 @@ class PeerState(Enum):
     CLOSED = auto()
     """The end: the peer does nothing any more."""
 
+    # There is one object of each: no need to hash its name, by a function in Python, whenever a table is looked into.
+    __hash__ = object.__hash__
+
 
 class Stage(Enum):
     """What exactly a peer is doing or waiting for."""
@@ -83,6 +86,8 @@ class Stage(Enum):
     """The engine or the signaling connection is still open and closes."""
     CLOSED = "closed"
     """Nothing is open."""
+
+    __hash__ = object.__hash__  # as above
 
 
 class Trigger(StrEnum):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deepio_core import jsontext
 from deepio_core.errors import LocalProtocolError, RemoteProtocolError
-from deepio_core.jsontext import MAX_DEPTH, decode, encode, utf8_size
+from deepio_core.jsontext import MAX_DEPTH, decode, encode, encode_again, utf8_size
 
 MIB = 1024 * 1024
 
@@ -39,6 +39,12 @@ def nested(depth: int) -> Any:
 def test_what_is_encoded_can_be_sent_and_decodes_to_the_same(value: Any) -> None:
     text = encode(value)
     assert decode(text.encode(), max_size=utf8_size(text)) == value
+
+
+@given(values)
+def test_what_was_decoded_is_encoded_again_as_ever(value: Any) -> None:
+    text = encode(value)
+    assert encode_again(decode(text, max_size=utf8_size(text))) == text
 
 
 @given(values, st.booleans())
@@ -74,6 +80,8 @@ def test_any_text_is_a_value_or_the_documented_error(text: str | bytes) -> None:
         "[1,]",
         "{'a':1}",
         '{"a":1}x',
+        '{"a":1} x ',
+        "\u00a0{}",
         '"\x00"',
         r'"\x"',
         "NaN",
