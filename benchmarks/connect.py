@@ -48,6 +48,8 @@ def child(kind: str, url: str, ca: str, source: str, spawned: float) -> None:
 
     def mark(step: str) -> None:
         steps.setdefault(step, time.monotonic() - spawned)
+        if step == "frame":
+            steps.setdefault("cpu", time.process_time())
 
     if kind == "stock":
         _stock(url, ca, source, mark)
@@ -248,7 +250,7 @@ def measure(runs: int, *, plain: bool, pattern: bool) -> dict[str, dict[str, flo
                 done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
                 told[kind].append(json.loads(done.stdout))
     return {
-        kind: {step: statistics.median(one[step] for one in ones[1:] if step in one) for step in STEPS}
+        kind: {step: statistics.median(one[step] for one in ones[1:] if step in one) for step in (*STEPS, "cpu")}
         for kind, ones in told.items()
     }
 
@@ -260,11 +262,13 @@ def report(medians: dict[str, dict[str, float]]) -> str:
     for step, text in STEPS.items():
         cells = []
         for kind in KINDS:
-            ordered = sorted(medians[kind].values())
+            ordered = sorted(medians[kind][one] for one in STEPS)
             at = medians[kind][step]
             before = max((value for value in ordered if value < at), default=0.0)
             cells += [f"{1000 * at:.0f}", f"{1000 * (at - before):.0f}"]
         lines.append(f"| {text} | " + " | ".join(cells) + " |")
+    spent = " | ".join(f"{1000 * medians[kind]['cpu']:.0f} |" for kind in KINDS)
+    lines.append(f"| CPU time until then | {spent} |")
     start = medians["ours"]["frame"] / medians["stock"]["frame"]
     loop = {kind: medians[kind]["frame"] - medians[kind]["loop"] for kind in KINDS}
     lines += [
