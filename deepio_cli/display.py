@@ -12,6 +12,7 @@ import anyio
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["Rows", "print_json", "show", "table"]
 
@@ -27,7 +28,7 @@ LINE_EVERY: Final = 5.0
 
 def print_json(value: object) -> None:
     """Print one JSON value as a line, at once."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    print(json.dumps(value), flush=True)  # in ASCII: a result may hold a lone surrogate
 
 
 def table(title: str, rows: Rows) -> Table:
@@ -36,7 +37,7 @@ def table(title: str, rows: Rows) -> Table:
     made.add_column(style="bold")
     made.add_column()
     for name, value in rows.items():
-        made.add_row(name, value)
+        made.add_row(name, Text(value))  # what comes from elsewhere is no markup
     return made
 
 

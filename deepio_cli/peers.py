@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from deepio_adapters.listing import list_peers
 from deepio_cli.display import print_json
@@ -38,6 +39,6 @@ async def peers(server: ServerOptions, json: bool) -> int:
     for column in ("id", "type", "state"):
         table.add_column(column)
     for peer in listed:
-        table.add_row(peer.id, peer.type, "busy" if peer.busy else "free")
+        table.add_row(Text(peer.id), Text(peer.type), "busy" if peer.busy else "free")
     Console().print(table if listed else "Nobody is there.")
     return 0

@@ -119,7 +119,7 @@ def _results(path: Path | None) -> Generator[Callable[[Message], object]]:
 
         def write(message: Message) -> None:
             if isinstance(message, DataMessage):
-                file.write(json.dumps(message.raw, ensure_ascii=False) + "\n")
+                file.write(json.dumps(message.raw) + "\n")  # in ASCII: it may hold a lone surrogate
                 file.flush()
 
         yield write

@@ -153,15 +153,15 @@ class StreamManager:
         except Exception as error:
             logger.exception("The detector has failed.")
             message = to_json(WarningMessage(text=f"The detector has failed: {type(error).__name__}"))
-        await self._send(message)
+        await self._send(message, self.camera, self.viewer)
 
-    async def _send(self, message: JSON) -> None:
-        for client in (self.camera, self.viewer):
+    async def _send(self, message: JSON, *to: Client) -> None:
+        for client in to:
             # Nobody is there, or the frame was the last one of a camera that has left.
             if client.state is PeerState.CONNECTED:
                 try:
                     await client.send(message)
-                except LocalProtocolError as error:
+                except LocalProtocolError as error:  # larger than the remote peer takes, say
                     logger.warning("A message was not sent: %s", error)
 
     async def _listen(self) -> None:
@@ -174,13 +174,12 @@ class StreamManager:
                 self.statistics.on_acknowledge(message.rec_time, now=time.time())
             case MetadataMessage():
                 self.metadata = message.metadata
-                if self.viewer.state is PeerState.CONNECTED:
-                    await self.viewer.send(to_json(message))
+                await self._send(to_json(message), self.viewer)
             case SourceMessage():
                 self._watching = message.peer_id == self.camera.remote_id
                 if message.peer_id not in {self.camera.remote_id, "none"}:
                     reason = "This stream manager takes the video of its caller only."
-                    await self._send(to_json(SourceDisconnectedMessage(reason=reason)))
+                    await self._send(to_json(SourceDisconnectedMessage(reason=reason)), self.camera, self.viewer)
             case _:
                 pass
 
