@@ -87,15 +87,15 @@ class DeepIO(DeepIOBase):
     def _task_elsewhere(self) -> asyncio.Task[None]:
         """A task in the loop that the DeepIO runs in; if it runs in none, one that is done already."""
         loop = self._loop
-        if loop is None:
-            with asyncio.Runner() as runner:
-                loop = runner.get_loop()
-                task = loop.create_task(_nothing())
-                loop.run_until_complete(task)
-                return task
         made: Future[asyncio.Task[None]] = Future()
-        loop.call_soon_threadsafe(lambda: made.set_result(asyncio.ensure_future(_nothing())))
-        return made.result(_HANDOVER_TIMEOUT)
+        with contextlib.suppress(RuntimeError):  # "Event loop is closed": it has just ended
+            if loop is not None:
+                loop.call_soon_threadsafe(lambda: made.set_result(asyncio.ensure_future(_nothing())))
+                return made.result(_HANDOVER_TIMEOUT)
+        with asyncio.Runner() as runner:
+            task = runner.get_loop().create_task(_nothing())
+            runner.get_loop().run_until_complete(task)
+            return task
 
     @contextlib.asynccontextmanager
     async def _live(self) -> AsyncGenerator[Client]:

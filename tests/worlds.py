@@ -11,10 +11,10 @@ import functools
 import itertools
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -36,6 +36,8 @@ from deepio_server.signaling import SignalingService
 
 BOUND = 15.0
 """Seconds after which a wait in a test has failed."""
+
+T = TypeVar("T")
 
 _numbers = itertools.count(1)
 
@@ -240,8 +242,8 @@ def open_files() -> dict[str, str]:
 
 
 def own_threads() -> set[threading.Thread]:
-    """The threads that are not kept by the test's own event loop for later use."""
-    kept = ("AnyIO worker thread", "Trio thread", "asyncio_", "pydevd")
+    """The threads that are not kept by an event loop for later use, as long as it runs."""
+    kept = ("AnyIO worker thread", "Trio thread", "asyncio_", "uvloop_")
     return {thread for thread in threading.enumerate() if not thread.name.startswith(kept)}
 
 
@@ -265,3 +267,52 @@ def nothing_left() -> Iterator[None]:
     assert not new_threads, f"threads left: {new_threads}"
     after = open_files()
     assert len(after) <= files, f"left open: {[after[n] for n in after if before.get(n) != after[n]]}"
+
+
+class CancelAt(Generic[T]):
+    """Awaits a coroutine, and cancels a scope where the coroutine waits for the `at`th time; on any loop.
+
+    Args:
+        coroutine: What to await.
+        at: The number of the wait, from 1.
+        scope: The scope to cancel.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], at: int, scope: anyio.CancelScope) -> None:
+        self._coroutine = coroutine
+        self._at = at
+        self._scope = scope
+        self.waits = 0
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps = self._coroutine.__await__()
+        go_on = functools.partial(steps.send, None)
+        while True:
+            try:
+                trap = go_on()
+            except StopIteration as end:
+                return cast("T", end.value)
+            self.waits += 1
+            if self.waits == self._at:
+                self._scope.cancel()
+            try:
+                value = yield trap
+            except BaseException as error:  # noqa: BLE001 - it is the coroutine's
+                go_on = functools.partial(steps.throw, error)
+            else:
+                go_on = functools.partial(steps.send, value)
+
+
+@asynccontextmanager
+async def nothing_left_soon() -> AsyncGenerator[None]:
+    """As `nothing_left`, and gives the event loops and the server in this process time to close what they have."""
+    _warm_up()
+    await anyio.to_thread.run_sync(_warm_up)  # a worker thread, which stays
+    threads, before = own_threads(), open_files()
+    yield
+    with anyio.move_on_after(BOUND / 3):
+        while own_threads() - threads or len(open_files()) > len(before):  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.002)
+    assert not own_threads() - threads, f"threads left: {own_threads() - threads}"
+    after = open_files()
+    assert len(after) <= len(before), f"left open: {[after[n] for n in after if before.get(n) != after[n]]}"
