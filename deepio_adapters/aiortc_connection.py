@@ -32,21 +32,21 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import candidate_from_sdp
 
 from deepio_adapters import aiortc_hooks
-from deepio_adapters.descriptions import without_mdns
 from deepio_adapters.engine_base import Negotiation
 from deepio_adapters.frames import ReceivedFrame
 from deepio_adapters.tracks import Sender
 from deepio_core.errors import RemoteProtocolError
 from deepio_core.outputs import Cause
+from deepio_core.sdp import without_mdns
 
 if TYPE_CHECKING:
     import av
     from aiortc import RTCDtlsTransport
 
-    from deepio_adapters.descriptions import Description
     from deepio_adapters.engine import EngineConfig
     from deepio_adapters.engine_base import EngineBase
     from deepio_core.outputs import StartEngine
+    from deepio_core.sdp import Description
     from deepio_core.signals import Candidate
 
 __all__ = ["begin"]
@@ -175,8 +175,10 @@ class _PeerConnection(Negotiation):
         stats.codec_out = stats.codec_in = None
         if agreed is not None:
             mine, other = (agreed.receives, agreed.sends) if self.offerer else (agreed.sends, agreed.receives)
-            stats.codec_out = agreed.codec if mine and self._sender is not None else None
-            stats.codec_in = agreed.codec if other and self.engine.config.wants_video else None
+            codec = answer.first_codec("video")
+            name = None if codec is None else codec.name
+            stats.codec_out = name if mine and self._sender is not None else None
+            stats.codec_in = name if other and self.engine.config.wants_video else None
 
     # --- The data channel ---
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.to_thread
 
-from deepio_adapters.descriptions import Description, MediaLine
 from deepio_adapters.engine import EngineConfig, EngineEffect, EngineStats, Report
 from deepio_adapters.engine_room import EngineRoomError
 from deepio_adapters.frames import ReceivedFrame
@@ -44,11 +43,13 @@ from deepio_core.outputs import (
     SendChannel,
     StartEngine,
 )
+from deepio_core.sdp import parse_description
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from deepio_adapters.engine_room import EngineRoom
+    from deepio_core.sdp import Description, MediaLine
     from deepio_core.signals import Candidate
 
 __all__ = ["EngineBase", "Negotiation"]
@@ -66,7 +67,8 @@ PROBE_EVERY: Final = 10
 """Looks between two probes in any case: they measure the round trip."""
 
 MAX_CANDIDATES: Final = 64
-"""Candidates kept until the description is applied; the core lets no more through either. More are dropped, counted."""
+"""Candidates kept until the description is applied. A browser with ten interfaces sends about 40; more are dropped and
+counted."""
 
 FINISH_GRACE: Final = 0.5
 """Seconds that a description under work may take to be finished when the engine closes: to cancel aiortc in the middle
@@ -199,7 +201,7 @@ class Negotiation(ABC):
 
     def read(self, sdp: str) -> Description:
         """Reads a remote description; raises RemoteProtocolError if no peer connection can come of it."""
-        description = Description.parse(sdp)
+        description = parse_description(sdp)
         if not any(line.kind == "application" for line in description.media):
             raise RemoteProtocolError("the remote peer's session description has no data channel")
         if not description.has_fingerprint:

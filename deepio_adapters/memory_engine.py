@@ -19,10 +19,10 @@ from deepio_adapters.tracks import Sender
 from deepio_core.outputs import Cause
 
 if TYPE_CHECKING:
-    from deepio_adapters.descriptions import Description
     from deepio_adapters.engine_room import EngineRoom
     from deepio_adapters.sources import SourceFrame
     from deepio_core.outputs import StartEngine
+    from deepio_core.sdp import Description
     from deepio_core.signals import Candidate
 
 __all__ = ["MemoryNetwork"]

@@ -83,7 +83,9 @@ class SourceFrame:
 
     def to_bgr(self) -> NDArray[np.uint8]:
         """Returns the picture as a new uint8 array (height, width, 3) in OpenCV's BGR order."""
-        return cast("NDArray[np.uint8]", self.picture.to_ndarray(format="bgr24"))
+        array = cast("NDArray[np.uint8]", self.picture.to_ndarray(format="bgr24"))
+        # Without a conversion, PyAV lends the memory of the picture.
+        return array.copy() if self.picture.format.name == "bgr24" else array
 
 
 def stamp(picture: av.VideoFrame, pts: float, captured_at: float) -> SourceFrame:

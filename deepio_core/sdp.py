@@ -1,4 +1,4 @@
-"""What the core has to know of session descriptions (SDP, RFC 8866; for WebRTC, RFC 9429).
+"""What the core and the engines have to know of session descriptions (SDP, RFC 8866; for WebRTC, RFC 9429).
 
 Signals carry no sender, and a server may relay those of a former partner: so an offer is looked at before it is
 answered, and an answer is held against the offer. Whether a description is correct is for the engine to find out.
@@ -20,6 +20,7 @@ and removes cameras for hours piles up a few dozen."""
 
 _CODEC: Final = re.compile(r"([0-9]{1,3}) ([^/\s]{1,64})/[0-9]")
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_MDNS_CANDIDATE: Final = re.compile(r"a=candidate:(?:\S+ ){4}\S+\.local\.? [^\r\n]*\r?\n?", re.IGNORECASE)
 
 # They protect or repair what another codec has made (RFC 4588, 2198, 5109, 8627), or say that nothing is said.
 _AUXILIARY_CODECS: Final = frozenset({"rtx", "red", "ulpfec", "flexfec-03", "cn", "telephone-event"})
@@ -65,6 +66,16 @@ class MediaLine:
     codecs: tuple[Codec, ...]
     """Its codecs, the preferred one first. Payload types that are not described by `a=rtpmap` are left out."""
 
+    @property
+    def sends(self) -> bool:
+        """Whether the maker of the description wants to send."""
+        return self.port != 0 and self.direction in {Direction.SENDRECV, Direction.SENDONLY}
+
+    @property
+    def receives(self) -> bool:
+        """Whether the maker of the description wants to receive."""
+        return self.port != 0 and self.direction in {Direction.SENDRECV, Direction.RECVONLY}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
@@ -78,6 +89,10 @@ class Description:
     """Whether it names a DTLS certificate (RFC 8122), without which nothing can be encrypted."""
     has_ice_credentials: bool
     """Whether it has user name fragment and password for ICE (RFC 8839)."""
+
+    def first(self, kind: str) -> MediaLine | None:
+        """The first media line of a kind that is not rejected."""
+        return next((line for line in self.media if line.kind == kind and line.port), None)
 
     def first_codec(self, kind: str) -> Codec | None:
         """The codec that is sent if this is an answer: the preferred one of the first line of a kind in use.
@@ -112,6 +127,15 @@ def parse_description(sdp: str) -> Description:
         has_fingerprint=any("fingerprint" in level for level in levels),
         has_ice_credentials=any("ice-ufrag" in level and "ice-pwd" in level for level in levels),
     )
+
+
+def without_mdns(sdp: str) -> str:
+    """Leave out candidates with `.local` names.
+
+    To resolve one takes a second if nobody answers, during which an engine does nothing else, and a multicast that
+    local networks often swallow. The connection comes up without: the checks of who hides behind such a name reach us.
+    """
+    return _MDNS_CANDIDATE.sub("", sdp)
 
 
 def offer_problem(sdp: str) -> str | None:

@@ -17,6 +17,7 @@ from deepio_core.sdp import (
     answer_problem,
     offer_problem,
     parse_description,
+    without_mdns,
 )
 
 # Pairs of hyperpeer-py on aiortc 1.5, 1.9 and 1.16, and hyperpeer-js in Chromium, each in both roles.
@@ -177,9 +178,28 @@ def test_the_first_codec_is_of_a_line_in_use_and_carries_media() -> None:
     assert parse_description(describe(DATA, rejected, auxiliary)).first_codec("video") is None
 
 
-@pytest.mark.parametrize("direction", Direction)
-def test_directions(direction: Direction) -> None:
-    assert parse_description(describe(f"{VIDEO}\r\na={direction}")).media[0].direction is direction
+def test_the_first_line_of_a_kind_is_one_in_use() -> None:
+    rejected = VIDEO.replace(" 9 ", " 0 ")
+    description = parse_description(describe(DATA, rejected, VIDEO))
+    assert description.first("video") is description.media[2]
+    assert description.first("audio") is None
+    assert parse_description(describe(rejected)).first("video") is None
+
+
+@pytest.mark.parametrize(
+    ("direction", "sends", "receives"),
+    [
+        (Direction.SENDRECV, True, True),
+        (Direction.SENDONLY, True, False),
+        (Direction.RECVONLY, False, True),
+        (Direction.INACTIVE, False, False),
+    ],
+)
+def test_directions(direction: Direction, sends: bool, receives: bool) -> None:
+    line = parse_description(describe(f"{VIDEO}\r\na={direction}")).media[0]
+    assert (line.direction, line.sends, line.receives) == (direction, sends, receives)
+    rejected = parse_description(describe(f"{VIDEO}\r\na={direction}".replace(" 9 ", " 0 "))).media[0]
+    assert (rejected.sends, rejected.receives) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +220,15 @@ def test_fingerprint_and_credentials_may_be_of_the_session() -> None:
 
 def test_media_lines_are_limited() -> None:
     assert len(parse_description(describe(*[VIDEO] * 1000)).media) == MAX_MEDIA_LINES
+
+
+def test_candidates_with_local_names_are_left_out() -> None:
+    kept = "a=candidate:1 1 udp 1 10.0.0.1 5000 typ host\r\n"
+    name = "a=candidate:1 1 udp 1 0d3a9c1e-1111.local 5000 typ host generation 0\r\n"
+    assert without_mdns(f"{kept}{name}{kept}a=mid:0\r\n") == f"{kept}{kept}a=mid:0\r\n"
+    assert without_mdns(f"{kept}{name}".replace("\r", "")) == kept.replace("\r", "")
+    for sdp in EITHER:
+        assert without_mdns(sdp).count("a=candidate:") == sdp.count("a=candidate:") - sdp.count(".local ")
 
 
 # --- Plausible or not ------------------------------------------------------------------------------------------
@@ -294,6 +323,7 @@ def test_any_text_is_read_and_judged(first: str, second: str) -> None:
     for sdp in (first, second):
         description = parse_description(sdp)
         assert len(description.media) <= MAX_MEDIA_LINES
+        assert len(without_mdns(sdp)) <= len(sdp)
         if offer_problem(sdp) is None:
             assert description.has_fingerprint
             assert any(line.kind == "application" for line in description.media)
