@@ -9,6 +9,7 @@ with local_core() as core:                            # anywhere else, in a thre
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import socket
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -117,6 +118,7 @@ async def serve(config: CoreConfig) -> AsyncGenerator[Core]:
 
     Raises:
         CoreError: The port cannot be had, or the certificate cannot be read.
+        StreamManagerError: The limits of the signaling server leave no room for the stream managers.
         DetectorError: The detector cannot be loaded.
     """
     detectors = [load_detector(config.detector) for _ in range(config.managers)]
@@ -173,7 +175,7 @@ def _make_core(config: CoreConfig, port: int, detectors: list[Detector]) -> Core
     signaling = SignalingService(config.signaling, config.check_key)
     managers = tuple(
         StreamManager(
-            signaling.connect,
+            functools.partial(signaling.connect, trusted=True),
             detector,
             peer_id="stream_manager" if number == 1 else f"stream_manager{number}",
             peer_type=config.peer_type,

@@ -22,7 +22,7 @@ from deepio_adapters.sources import parse_source
 from deepio_core import outputs
 from deepio_core.address import build_address
 from deepio_core.config import PeerConfig
-from deepio_core.errors import LocalProtocolError
+from deepio_core.errors import DeepIOError, LocalProtocolError
 from deepio_core.messages import (
     AcknowledgeMessage,
     MetadataMessage,
@@ -33,6 +33,7 @@ from deepio_core.messages import (
 )
 from deepio_core.policy import ListenForCallers, SessionConfig
 from deepio_core.results import StreamStatistics
+from deepio_core.session import Retrying, SessionEnded
 from deepio_core.states import PeerState
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from deepio_core.session import SessionEvent
     from deepio_server.detectors import Detector
 
-__all__ = ["StreamManager"]
+__all__ = ["StreamManager", "StreamManagerError"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,10 @@ that does not want it."""
 
 CHANNEL: Final = ChannelOptions(ordered=False, max_retransmits=0)
 """The data channel of DEEP's stream managers: a result that is late is worth nothing."""
+
+
+class StreamManagerError(DeepIOError):
+    """A stream manager cannot begin."""
 
 
 class StreamManager:
@@ -115,18 +120,28 @@ class StreamManager:
         )
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Serve one camera and one viewer after the other, until cancelled; started once both can call."""
-        listening = anyio.Event()
+        """Serve one camera and one viewer after the other, until cancelled; started once both can call.
 
-        def look(_event: SessionEvent) -> None:
+        Raises:
+            StreamManagerError: The signaling server does not take us.
+        """
+        begun = anyio.Event()
+        failures: list[str] = []
+
+        def look(event: SessionEvent) -> None:
+            if isinstance(event, Retrying | SessionEnded) and not begun.is_set():
+                failures.append(event.detail)  # what a server in the same process refuses it will not take later
+                begun.set()
             if self.camera.state is self.viewer.state is PeerState.LISTENING:
-                listening.set()
+                begun.set()
 
         self.camera.add_event_handler(self._on_event)
         self.camera.add_event_handler(look)
         self.viewer.add_event_handler(look)
         async with self.camera, self.viewer, anyio.create_task_group() as tasks:
-            await listening.wait()
+            await begun.wait()
+            if failures:
+                raise StreamManagerError(f"A stream manager cannot connect: {failures[0]}.")
             task_status.started()
             tasks.start_soon(self._listen)
             async for frame in self.camera.frames():

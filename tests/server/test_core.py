@@ -18,9 +18,11 @@ from deepio_adapters.link import LinkError
 from deepio_adapters.listing import list_peers
 from deepio_core.address import build_address
 from deepio_core.messages import DataMessage
+from deepio_core.server import ServerConfig
 from deepio_server.core import Core, CoreConfig, CoreError, local_core, serve
 from deepio_server.detectors import DetectorError
 from deepio_server.signaling import SignalingService
+from deepio_server.stream_manager import StreamManagerError
 from tests import detecting
 from tests.engines import BOUND
 from tests.worlds import nothing_left
@@ -94,6 +96,19 @@ async def test_an_unknown_detector_is_said() -> None:
     with pytest.raises(DetectorError, match="nothing"):
         async with serve(CoreConfig(detector="tests.detecting:nothing")):
             pass
+
+
+async def test_managers_that_cannot_connect_are_said() -> None:
+    for limits in (ServerConfig(max_peers=1), ServerConfig(characters=frozenset("abc"))):
+        with pytest.raises(StreamManagerError, match="cannot connect"):
+            async with serve(CoreConfig(signaling=limits)):
+                pass
+
+
+async def test_managers_need_no_key() -> None:
+    async with serve(CoreConfig(check_key=lambda _type, _id, key: key == "right")) as core:
+        address = build_address(core.url, None, peer_type="test", peer_id="asker", key="right")
+        assert len(await list_peers(address)) == 3
 
 
 def test_all_of_it_is_said_outside_of_an_event_loop_too() -> None:

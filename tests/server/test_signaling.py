@@ -203,8 +203,8 @@ async def test_a_path_that_is_none_is_refused(way: Any, path: str) -> None:
         assert await listed(core) == MANAGERS
 
 
-def only_right(kind: str, _id: str | None, key: str | None) -> bool:
-    return kind in {"stream_manager", "webrtc_stream"} or key == "right"
+def only_right(_type: str, _id: str | None, key: str | None) -> bool:
+    return key == "right"
 
 
 async def test_a_wrong_key_is_refused_before_the_upgrade() -> None:

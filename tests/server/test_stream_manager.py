@@ -116,10 +116,11 @@ async def test_results_count_from_one_for_each_camera_and_know_its_metadata() ->
                 assert message.raw["round_trip"] == 0
                 assert manager.metadata == metadata
                 assert manager.camera.remote_id == name
-                deep.send_metadata([name])
+                later = {"camera": name, "later": True}
+                deep.send_metadata(later)
                 with anyio.fail_after(BOUND):
                     async for _ in deep.messages():  # each says that a moment has passed
-                        if manager.metadata == [name]:
+                        if manager.metadata == later:
                             break
 
 
