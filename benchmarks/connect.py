@@ -184,7 +184,7 @@ def _stock(url: str, ca: str, source: str, mark: Any) -> None:
             pc.on("datachannel", lambda _: opened.set())
             offer = json.loads(await link.recv())
             mark("offer")
-            pc.addTrack(Pattern() if source.startswith("test:") else MediaPlayer(source).video)
+            pc.addTrack(Pattern() if source.startswith("test:") else MediaPlayer(source).video)  # type: ignore[arg-type]
             await pc.setRemoteDescription(aiortc.RTCSessionDescription(offer["sdp"], offer["type"]))
             await pc.setLocalDescription(await pc.createAnswer())
             mark("answer")
