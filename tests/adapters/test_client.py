@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -207,3 +209,27 @@ async def test_an_error_of_the_end_may_be_made_by_hand():
     error = SessionEndedError("Over.", remedy="Begin again.", cause=Cause.KEY_REFUSED)
     assert (str(error), error.cause) == ("Over. Begin again.", Cause.KEY_REFUSED)
     assert inspect.signature(SessionEndedError).parameters["cause"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+async def test_a_driver_that_fails_over_the_goodbyes_is_not_waited_for(world):
+    client, events = make(world)
+    dial = client.config.dial
+    assert dial is not None
+
+    @asynccontextmanager
+    async def breaks_on_close():
+        async with dial() as link:
+
+            async def fails(*_arguments):
+                raise ZeroDivisionError("a bug")
+
+            broken: Any = SimpleNamespace(send=link.send, receive=link.receive, aclose=fails)
+            yield broken
+
+    client = Client(dataclasses.replace(client.config, dial=breaks_on_close))
+    client.add_event_handler(events.take)
+    started = anyio.current_time()
+    with pytest.raises(ZeroDivisionError):
+        async with client:
+            await events.when(lambda: client.state is PeerState.LISTENING)
+    assert anyio.current_time() - started < 3

@@ -554,6 +554,21 @@ async def test_recv_gives_the_newest_message_as_hyperpeer_py_does(world):
         assert await other.recv() == 2
 
 
+async def test_a_message_that_nobody_received_does_not_outlive_its_connection(world):
+    async with opened(world) as one, opened(world) as other:
+        came = asyncio.Event()
+        one.add_data_handler(lambda _data: came.set())
+        await pair(one, other)
+        await other.send("old")
+        await came.wait()
+        await one.disconnect()
+        await pair(one, other)
+        receiving = asyncio.create_task(one.recv())
+        await asyncio.sleep(0)
+        await other.send("new")
+        assert await receiving == "new"
+
+
 @pytest.mark.parametrize("leaves", ["remote", "own"])
 async def test_recv_does_not_hang_when_the_connection_ends(world, leaves):
     async with opened(world) as one, opened(world) as other:
@@ -660,7 +675,7 @@ async def test_either_side_leaves_the_event_pulses_and_both_can_connect_again(wo
             states: list[PeerState] = []
 
             async def watch(peer, states):
-                await peer.disconnection_event.wait()
+                await asyncio.wait_for(peer.disconnection_event.wait(), BOUND)
                 states.append(peer.readyState)
 
             async with asyncio.TaskGroup() as tasks:
