@@ -213,6 +213,11 @@ class _Protocol(WebSocketsSansIOProtocol):
         self.logger = _quiet
         self.conn = ServerProtocol(max_size=self.config.ws_max_size, logger=_quiet)
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True  # uvicorn holds it for incomplete, and logs an error for each refused key
+
 
 def _make_server(core: Core) -> _Server:
     if core.config.tls_key and not core.config.tls_cert:

@@ -207,7 +207,7 @@ def only_right(_type: str, _id: str | None, key: str | None) -> bool:
     return key == "right"
 
 
-async def test_a_wrong_key_is_refused_before_the_upgrade() -> None:
+async def test_a_wrong_key_is_refused_before_the_upgrade(caplog: Any) -> None:
     async with serve(CoreConfig(check_key=only_right)) as core:
         with pytest.raises(InvalidStatus) as refused:
             async with over_websocket(core, "/t/one/wrong"):
@@ -226,6 +226,7 @@ async def test_a_wrong_key_is_refused_before_the_upgrade() -> None:
         assert "wr0ng" not in str(raised.value)
         async with over_websocket(core, "/t/one/right"):
             assert [peer.id for peer in core.signaling.peers] == [*MANAGERS, "one"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]  # nobody can fill the log
 
 
 def client(core: Core, peer_id: str, *, key: str | None = None, patience: int | None = None) -> Client:
