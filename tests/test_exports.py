@@ -15,11 +15,7 @@ PACKAGES = ["deepio_adapters", "deepio_asyncio", "deepio_cli", "deepio_core", "d
 
 def exports() -> list[tuple[str, str]]:
     # A package without __all__ has nothing to go through here, and fails the test of its order below.
-    return [
-        (name, export)
-        for name in PACKAGES
-        for export in getattr(importlib.import_module(name), "__all__", ())
-    ]
+    return [(name, export) for name in PACKAGES for export in getattr(importlib.import_module(name), "__all__", ())]
 
 
 @cache

@@ -110,9 +110,7 @@ def test_calls_no_builtin_that_reaches_outside(path: Path) -> None:
     calls = [
         f"line {node.lineno}: {node.func.id}"
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in FORBIDDEN_BUILTINS
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_BUILTINS
     ]
     assert not calls, f"{module_id(path)} reaches outside: {calls}"
 
