@@ -9,6 +9,8 @@ from deepio_core.server import SignalingServer
 from tests.core.exhaustive import SCENARIOS, Search
 from tests.core.small_world import Scenario, SmallWorld
 
+pytestmark = pytest.mark.search
+
 SMALLEST = {
     "both connect": 500_000,
     "connect versus listen": 150_000,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -28,6 +29,8 @@ from deepio_core.server import (
     ServerOutput,
     SignalingServer,
 )
+
+pytestmark = pytest.mark.search
 
 UNPAIRED = '{"type":"status","status":"unpaired"}'
 NAMES = st.sampled_from(["a", "b", "c"])

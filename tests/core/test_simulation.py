@@ -18,6 +18,8 @@ import pytest
 from deepio_core.states import TRANSITIONS, Stage, Trigger
 from deepio_core.testing import SessionSimulation, Simulation, replay
 
+pytestmark = pytest.mark.search
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # More seeds than needed: each edge is taken several times, so that a change which shifts the runs loses none.
