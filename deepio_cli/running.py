@@ -39,4 +39,7 @@ def run(work: Callable[[*Ts], Awaitable[int]], *args: *Ts) -> None:
     except BrokenPipeError:
         # Whoever read our output has gone, as `head` does; nothing is left to be told.
         sys.stderr.close()
+    except OSError as error:
+        # What we write ends up on a full disk; all that has to do with networks is a DeepIOError.
+        print(f"deepio: {error}", file=sys.stderr)
     sys.exit(code)

@@ -55,6 +55,9 @@ ECHO_RATE: Final = 10.0
 """Frames per second of the video that goes back, as DEEP's stream managers send it. Nothing is encoded for a camera
 that does not want it."""
 
+DARK: Final[NDArray[np.uint8]] = np.zeros((720, 1280, 3), np.uint8)
+"""What goes back before a camera's first frame, and after its last one."""
+
 CHANNEL: Final = ChannelOptions(ordered=False, max_retransmits=0)
 """The data channel of DEEP's stream managers: a result that is late is worth nothing."""
 
@@ -87,8 +90,9 @@ class StreamManager:
         self.statistics = StreamStatistics()
         """What has been counted since the camera connected."""
         self._detector = detector
-        self._picture: NDArray[np.uint8] = np.zeros((720, 1280, 3), np.uint8)
+        self._picture = DARK
         self._watching = True
+        self._connection: int | None = None
         self.camera = self._listener(connect, peer_type, peer_id, receive_video=True)
         """The client that listens for cameras."""
         self.viewer = self._listener(connect, "webrtc_stream", f"{peer_id}_output", receive_video=False)
@@ -112,6 +116,7 @@ class StreamManager:
                 ),
                 engine=EngineConfig(
                     source=functools.partial(parse_source, self._echo, frame_rate=ECHO_RATE),
+                    fresh_source=True,  # or a camera would be shown the last picture of the one before
                     receive_video=receive_video,
                     channel=CHANNEL,
                 ),
@@ -150,14 +155,17 @@ class StreamManager:
 
     async def _answer(self, frame: ReceivedFrame) -> None:
         vc_time = time.time() - (time.monotonic() - frame.received_at)
+        statistics = self.statistics
         picture = await anyio.to_thread.run_sync(frame.to_ndarray)
+        if frame.negotiation != self._connection:
+            return  # its camera has left, and another one may not see its picture
         self._picture = picture
-        self.statistics.on_frame(picture.shape)
+        statistics.on_frame(picture.shape)
         try:
             # A detector that hangs may not keep the core from ending.
             objects = await anyio.to_thread.run_sync(self._detector, picture, abandon_on_cancel=True)
             done = time.time()
-            message = self.statistics.data_message(
+            message = statistics.data_message(
                 objects,
                 vc_time=vc_time,
                 collector_time=done,
@@ -203,9 +211,12 @@ class StreamManager:
             case outputs.Connected():
                 self.statistics = StreamStatistics()
                 self.metadata = None
+                self._connection = event.negotiation
                 self._watching = True
                 logger.info("The camera %s is connected.", event.remote_id)
             case outputs.Disconnected():
+                self._connection = None
+                self._picture = DARK
                 logger.info("The camera %s has left: %s.", event.remote_id, event.detail or event.cause)
             case _:
                 pass

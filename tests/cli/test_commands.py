@@ -275,6 +275,24 @@ def test_stream_ends_when_nobody_reads_its_lines(core: Core) -> None:
     assert code in {0, 1}
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
+def test_a_full_disk_is_said(inside: Any) -> None:
+    code, _, errors = inside("stream", PATTERN, "--output", "/dev/full", "--seconds", "20")
+    assert code == 1
+    assert one_clear_line(errors)
+    assert "No space left" in errors
+
+
+def test_without_its_libraries_it_says_what_to_install(monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "deepio_cli.app", None)
+    with pytest.raises(ModuleNotFoundError):
+        main()  # not one of its libraries: that is a broken installation, to be seen as it is
+    monkeypatch.delitem(sys.modules, "deepio_cli.app")
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit, match="pip install"):
+        main()
+
+
 # --- serve, peers, watch --------------------------------------------------------------------------------------------
 
 
