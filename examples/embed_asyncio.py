@@ -1,56 +1,66 @@
-"""DeepIO inside an asyncio application that has a loop and tasks of its own.
+"""DeepIO inside an asyncio application that has work of its own.
 
-    python examples/embed_asyncio.py [SERVER] [SOURCE]
+    python examples/embed_asyncio.py [SERVER_URL]
 
-Without a server it starts a local core.
+Without a server it starts a local core. It ends by itself after some results.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator
 
 from deepio_asyncio import DeepIO
 from deepio_core.messages import DataMessage
-from deepio_server.core import local_core
 
-ENOUGH = 20
+RESULTS = 50
 
 
-async def heartbeat() -> None:
-    """Stands for the rest of the application: it goes on whatever the connection does."""
+@contextlib.asynccontextmanager
+async def find_server() -> AsyncGenerator[str]:
+    """The server that was named, or a core of our own."""
+    if len(sys.argv) > 1:
+        yield sys.argv[1]
+        return
+    from deepio_server.core import CoreConfig, serve
+
+    async with serve(CoreConfig()) as core:
+        yield core.url
+
+
+async def own_work(deep: DeepIO) -> None:
+    """Whatever else the application does in the same event loop; here it looks at how the stream goes."""
     while True:
-        print("the application is alive")
-        await asyncio.sleep(1)
-
-
-async def watch(server: str, source: str) -> int:
-    """Stream the source, and return how many objects were seen in the first results."""
-    seen = results = 0
-    async with DeepIO(server, None, source, "entrance", auto_connect=True, metadata={"place": "entrance"}) as deep:
-        async for message in deep.messages():
-            if isinstance(message, DataMessage):
-                results += 1
-                seen += len(message.detections())
-                if results == ENOUGH:
-                    break
         stats = deep.stats()
-        print(f"{stats.frames_sent} frames sent to {stats.remote_id}, {results} results")
-    return seen
+        print(
+            f"{stats.state.name.lower()}: {stats.frames_sent} frames sent, {stats.messages_received} messages received"
+        )
+        await asyncio.sleep(0.5)
 
 
-async def main(server: str, source: str) -> None:
-    """Run both side by side; the heartbeat ends with the work."""
-    beating = asyncio.create_task(heartbeat())
-    try:
-        async with asyncio.timeout(60):
-            print(f"{await watch(server, source)} objects seen")
-    finally:
-        beating.cancel()
+async def main() -> None:
+    async with (
+        find_server() as url,
+        DeepIO(url, None, "test:640x360@25", "embedded", metadata={"place": "desk"}, auto_connect=True) as deep,
+        asyncio.TaskGroup() as tasks,
+    ):
+        work = tasks.create_task(own_work(deep))
+        results = 0
+        async for message in deep.messages():
+            if not isinstance(message, DataMessage):
+                continue
+            results += 1
+            if results == 10:
+                deep.send_metadata({"place": "desk", "light": "on"})
+            if results == RESULTS:
+                for found in message.detections():
+                    print(f"{found.class_name} {found.id} at {found.box}")
+                break
+        work.cancel()
+    print(f"{results} results.")  # the connection has been closed, with goodbyes
 
 
 if __name__ == "__main__":
-    with ExitStack() as stack:
-        where = sys.argv[1] if len(sys.argv) > 1 else stack.enter_context(local_core()).url
-        asyncio.run(main(where, sys.argv[2] if len(sys.argv) > 2 else "test:640x360@25"))
+    asyncio.run(main())

@@ -1,56 +1,61 @@
-"""DeepIO inside a trio application that has a nursery and tasks of its own.
+"""DeepIO inside a trio application, beside other tasks in its nursery.
 
-    python examples/embed_trio.py [SERVER] [SOURCE]
+    python examples/embed_trio.py [SERVER_URL]
 
-Without a server it starts a local core, in a thread of its own.
+Without a server it starts a local core, in a thread. It ends by itself after some results.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from contextlib import ExitStack
 
 import trio
 
 from deepio_core.messages import DataMessage
-from deepio_server.core import local_core
 from deepio_trio import DeepIO
 
-ENOUGH = 20
+RESULTS = 50
 
 
-async def heartbeat() -> None:
-    """Stands for the rest of the application: it goes on whatever the connection does."""
+async def own_work(deep: DeepIO) -> None:
+    """Whatever else the application does; here it looks at how the stream goes."""
     while True:
-        print("the application is alive")
-        await trio.sleep(1)
-
-
-async def watch(server: str, source: str) -> int:
-    """Stream the source, and return how many objects were seen in the first results."""
-    seen = results = 0
-    async with DeepIO(server, None, source, "entrance", auto_connect=True, metadata={"place": "entrance"}) as deep:
-        async for message in deep.messages():
-            if isinstance(message, DataMessage):
-                results += 1
-                seen += len(message.detections())
-                if results == ENOUGH:
-                    break
         stats = deep.stats()
-        print(f"{stats.frames_sent} frames sent to {stats.remote_id}, {results} results")
-    return seen
+        print(
+            f"{stats.state.name.lower()}: {stats.frames_sent} frames sent, {stats.messages_received} messages received"
+        )
+        await trio.sleep(0.5)
 
 
-async def main(server: str, source: str) -> None:
-    """Run both in one nursery; the heartbeat ends with the work."""
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(heartbeat)
-            print(f"{await watch(server, source)} objects seen")
+async def count_results(deep: DeepIO) -> int:
+    results = 0
+    async for message in deep.messages():
+        if isinstance(message, DataMessage):
+            results += 1
+            if results == 10:
+                await deep.send_metadata({"place": "desk", "light": "on"})
+            if results == RESULTS:
+                break
+    return results
+
+
+async def main(url: str) -> None:
+    camera = DeepIO(url, None, "test:640x360@25", "embedded", metadata={"place": "desk"}, auto_connect=True)
+    # Cancel scopes and timeouts work as with anything else: leaving the block says goodbye to the core.
+    with trio.move_on_after(60):
+        async with camera as deep, trio.open_nursery() as nursery:
+            nursery.start_soon(own_work, deep)
+            print(f"{await count_results(deep)} results.")
             nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":
-    with ExitStack() as stack:
-        where = sys.argv[1] if len(sys.argv) > 1 else stack.enter_context(local_core()).url
-        trio.run(main, where, sys.argv[2] if len(sys.argv) > 2 else "test:640x360@25")
+    with contextlib.ExitStack() as stack:
+        if len(sys.argv) > 1:
+            server = sys.argv[1]
+        else:
+            from deepio_server.core import local_core
+
+            server = stack.enter_context(local_core()).url
+        trio.run(main, server)
