@@ -176,16 +176,18 @@ class StreamManager:
         except Exception as error:
             logger.exception("The detector has failed.")
             message = to_json(WarningMessage(text=f"The detector has failed: {type(error).__name__}"))
-        await self._send(message, self.camera, self.viewer)
+        if frame.negotiation == self._connection:
+            await self._send(message, self.camera, self.viewer)
 
     async def _send(self, message: JSON, *to: Client) -> None:
         for client in to:
-            # Nobody is there, or the frame was the last one of a camera that has left.
             if client.state is PeerState.CONNECTED:
                 try:
                     await client.send(message)
                 except LocalProtocolError as error:  # larger than the remote peer takes, say
-                    logger.warning("A message was not sent: %s", error)
+                    # If it has left at this moment, nothing is wrong.
+                    if client.state is PeerState.CONNECTED:
+                        logger.warning("A message was not sent: %s", error)
 
     async def _listen(self) -> None:
         async for message in self.camera.messages():
