@@ -33,11 +33,12 @@ def print_json(value: object) -> None:
 
 def table(title: str, rows: Rows) -> Table:
     """A table of names and values."""
-    made = Table(title=title, title_justify="left", show_header=False, min_width=48)
+    # What comes from elsewhere, such as the name of a file, is no markup.
+    made = Table(title=Text(title, "table.title"), title_justify="left", show_header=False, min_width=48)
     made.add_column(style="bold")
     made.add_column()
     for name, value in rows.items():
-        made.add_row(name, Text(value))  # what comes from elsewhere is no markup
+        made.add_row(name, Text(value))
     return made
 
 

@@ -89,6 +89,7 @@ def test_each_command_has_its_help(inside: Any, name: str) -> None:
         ["serve", "--tls-cert", "/none.pem"],
         ["demo", "--seconds", "0"],
         ["watch"],
+        ["--log-level", "info"],
         ["--log-level", "loud", "demo"],
     ],
 )
