@@ -8,7 +8,7 @@ import json
 import socket
 import struct
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -29,6 +29,7 @@ from deepio_core.policy import ListenForCallers, SessionConfig
 from deepio_core.server import ServerConfig
 from deepio_server.core import Core, CoreConfig, serve
 from deepio_server.signaling import OUTBOX_LIMIT, SignalingService
+from tests.worlds import open_files
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -332,6 +333,25 @@ async def test_a_peer_that_never_reads_is_cut_off() -> None:
                 await loud.say(block)
             assert (await loud.hear())["status"] == "unpaired"
         await until_listed(core)
+
+
+async def test_the_end_of_the_server_does_not_wait_for_a_peer_that_never_reads() -> None:
+    async with serve(CoreConfig()):
+        pass  # what libraries keep for good is there now
+    before = len(open_files())
+    async with AsyncExitStack() as stack:
+        async with serve(CoreConfig()) as core:
+            _, writer = await stack.enter_async_context(shaken_hands(core, "/t/deaf"))
+            writer.write(frame('{"type":"ready"}'))
+            await until_free(core, "deaf")
+            async with over_websocket(core, "/t/loud") as loud:
+                await loud.say({"type": "pair", "remotePeerId": "deaf"})
+                await loud.say(*[{"x": 200_000 * "y"}] * 60)  # more than the buffers hold
+                await loud.say({"type": "listPeers"})
+                while "peers" not in await loud.hear():
+                    pass  # the server has taken it all
+        # Of the two ends of its connection only the test's own is left.
+        assert len(open_files()) <= before + 1
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
