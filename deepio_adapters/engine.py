@@ -19,6 +19,7 @@ import anyio.to_thread
 
 from deepio_adapters.groups import unwrapped
 from deepio_core.errors import LocalProtocolError
+from deepio_core.media.options import VideoOptions
 from deepio_core.outputs import ApplyAnswer, ApplyCandidate, ApplyOffer, CloseEngine, SendChannel, StartEngine
 from deepio_core.records import dataclass
 
@@ -100,6 +101,8 @@ class EngineConfig:
     source: Callable[[], Source] | None = None
     """Makes the video source to send; called again when a source has ended and another negotiation begins. None:
     nothing is sent."""
+    video: VideoOptions = VideoOptions()
+    """How video is sent: copied or encoded, and the settings of the encoder."""
     fresh_source: bool = False
     """Begin the source anew for every connection, as hyperpeer-py does. False: a live source, which is anything but a
     recording, goes on from one connection to the next, so that a reconnect shows a picture at once."""
@@ -137,11 +140,33 @@ class EngineStats:
     negotiations: int = 0
     """Peer connections begun."""
     frames_sent: int = 0
-    """Video frames handed to the encoder."""
+    """Video frames sent, copied or encoded."""
+    frames_copied: int = 0
+    """Video frames sent as the source had them."""
     send_dropped: int = 0
-    """Frames of the source replaced by newer ones before they could be sent."""
+    """Frames of the source that were not sent: replaced by newer ones, or behind on their way."""
+    video_mode: Literal["copy", "encode"] | None = None
+    """Whether video is copied or encoded now; None if none is sent."""
+    video_reason: str | None = None
+    """Why it is so, as a sentence."""
+    encoder: str | None = None
+    """FFmpeg's name of the encoder in use, such as "libx264"."""
+    target_bitrate: int | None = None
+    """Bits per second that the encoder aims at now."""
+    keyframe_requests: int = 0
+    """Keyframes that the far side has asked for."""
+    packets_resent: int = 0
+    """RTP packets sent again because the far side had missed them."""
+    loss: float = 0.0
+    """Part of our RTP packets that the far side has lost, 0 to 1, as reported last."""
+    source_reconnects: int = 0
+    """How often the source was lost and has been opened again."""
     frames_received: int = 0
     """Video frames received and decoded."""
+    decode_dropped: int = 0
+    """Received frames that were not decoded, because decoding was behind or could not begin without a keyframe."""
+    decode_errors: int = 0
+    """Received frames that could not be decoded."""
     receive_dropped: int = 0
     """Decoded frames replaced by newer ones before the application took them."""
     record_dropped: int = 0

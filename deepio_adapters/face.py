@@ -17,6 +17,7 @@ from deepio_core.address import build_address
 from deepio_core.config import PeerConfig
 from deepio_core.errors import LocalProtocolError
 from deepio_core.jsontext import encode
+from deepio_core.media.options import VideoOptions
 from deepio_core.policy import ConnectFirst, ConnectTo, ListenForCallers, SessionConfig
 from deepio_core.states import PeerState
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from deepio_adapters.sources import FrameFeed
     from deepio_adapters.streams import FrameStream, MessageStream
     from deepio_core.jsontext import JSON
+    from deepio_core.media.options import VideoMode
     from deepio_core.policy import Policy
 
 __all__ = ["DeepIOBase", "PeerView"]
@@ -89,6 +91,8 @@ class DeepIOBase:
         loop: Start the source again at its end.
         frame_rate: Frames per second, for sources that make frames.
         source_options: FFmpeg's options for the source.
+        video: "auto" copies the packets of the source when the remote peer can take them, and encodes otherwise;
+            "copy", "encode", or a `VideoOptions` with more settings.
         silence_timeout: Seconds without any sign of life after which the remote peer counts as lost; None for never.
 
     Raises:
@@ -123,6 +127,7 @@ class DeepIOBase:
         loop: bool = False,
         frame_rate: float | None = None,
         source_options: Mapping[str, str] | None = None,
+        video: VideoMode | VideoOptions = "auto",
         silence_timeout: float | None = 4.5,
     ) -> None:
         encode(metadata)  # raises if it is not JSON
@@ -144,6 +149,7 @@ class DeepIOBase:
             ),
             engine=EngineConfig(
                 source=None if source is None else make_source,
+                video=video if isinstance(video, VideoOptions) else VideoOptions(mode=video),
                 receive_video=receive_video,
                 media_sink=media_sink,
                 ice_servers=tuple(ice_servers),
