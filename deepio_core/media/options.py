@@ -45,9 +45,10 @@ class VideoOptions:
     """Encode in hardware where PyAV has an encoder for it and a probe succeeds."""
     max_gop: float = 10.0
     """Seconds between keyframes of a source above which it is not copied."""
-    max_keyframe: int = 140_000
-    """Bytes of a keyframe above which a source is not copied: receivers up to aiortc 1.15, which DEEP stream managers
-    are, hold 128 packets and lose for ever what does not fit in."""
+    max_keyframe: int | None = None
+    """Bytes of a keyframe above which a source is not copied; None for what the far side holds, as far as its session
+    description tells: receivers up to aiortc 1.15, which DEEP stream managers are, hold 128 packets and lose for ever
+    what does not fit in, aiortc 1.16 holds 512."""
     keyframe_wait: float = 0.5
     """Seconds for which a request for a keyframe may wait for that of a copied source; then one is encoded."""
     while_away: Literal["last", "nothing"] = "nothing"
@@ -84,7 +85,7 @@ class VideoOptions:
         )
         check(0 <= self.threads <= 64, f"{self.threads} encoder threads are not possible.", "Give 0 to 64.")
         check(self.max_gop > 0, "max_gop must be above 0.", "Give seconds.")
-        check(self.max_keyframe > 0, "max_keyframe must be above 0.", "Give bytes.")
+        check(self.max_keyframe is None or self.max_keyframe > 0, "max_keyframe must be above 0.", "Give bytes.")
         check(self.keyframe_wait >= 0, "keyframe_wait must not be below 0.", "Give seconds.")
         check(
             self.while_away in {"last", "nothing"}, f"There is no {self.while_away!r} to send.", "Use last or nothing."
