@@ -42,8 +42,8 @@ class RateController:
 
     Begins at `VideoOptions.bitrate`. The estimate made from losses grows by 5 % with each report of less than 2 %, and
     shrinks to `1 - loss / 2` of what was sent with each above 10 %. The far side's own estimate stays in force until
-    it sends another one. There are at most one rise per second and five falls, by 2 % or more each or to a bound; what is held back
-    follows with the next report or estimate.
+    it sends another one. There are at most one rise per second and five falls, by 2 % or more each or to a bound; what
+    is held back follows with the next report or estimate.
 
     Args:
         options: The bounds, and the bitrate to begin with.

@@ -85,7 +85,7 @@ def test_a_rise_waits_for_a_second_and_a_fall_for_a_fifth() -> None:
     assert rate.target == 800_000
     rate.on_estimate(300_000, 1.1)
     assert rate.target == 800_000
-    rate.on_report(0.05, 1.2)  # a report is an occasion as good as any
+    rate.on_report(0.05, 1.25)  # a report is an occasion as good as any
     assert rate.target == 300_000
 
 
