@@ -388,27 +388,15 @@ class Client:
             LocalProtocolError: The client does not run yet.
         """
         driver = self._running
-        engine = driver.engine.stats()
-        waiting = sum(stream.dropped for stream in self._messages)
-        return ClientStats(
+        unhandled = None if self._frame_handlers else self._handled_frames
+        return ClientStats.gather(
+            driver.engine.stats(),
+            self._rates,
             state=self.state,
             remote_id=self.remote_id,
-            fps_sent=self._rates.rate(0),
-            fps_received=self._rates.rate(1),
-            bitrate_sent=8 * self._rates.rate(2),
-            bitrate_received=8 * self._rates.rate(3),
-            frames_sent=engine.frames_sent,
-            frames_received=engine.frames_received,
-            frames_dropped=engine.send_dropped
-            + engine.receive_dropped
-            + sum(
-                stream.dropped for stream in self._frames if stream is not self._handled_frames or self._frame_handlers
-            ),
-            bytes_sent=engine.bytes_sent,
-            bytes_received=engine.bytes_received,
+            frames_missed=sum(stream.dropped for stream in self._frames if stream is not unhandled),
             messages_received=self._messages_received,
-            messages_dropped=waiting + engine.messages_dropped + driver.reports_dropped,
-            round_trip=engine.round_trip,
+            messages_missed=sum(stream.dropped for stream in self._messages) + driver.reports_dropped,
             reconnects=max(0, self._connections - 1),
             last_error=self._last_error,
         )
