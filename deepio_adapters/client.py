@@ -388,15 +388,18 @@ class Client:
             LocalProtocolError: The client does not run yet.
         """
         driver = self._running
-        unhandled = None if self._frame_handlers else self._handled_frames
+        # What nobody was to handle has not been missed.
+        unread = None if self._data_handlers else self._handled_messages
+        unseen = None if self._frame_handlers else self._handled_frames
         return ClientStats.gather(
             driver.engine.stats(),
             self._rates,
             state=self.state,
             remote_id=self.remote_id,
-            frames_missed=sum(stream.dropped for stream in self._frames if stream is not unhandled),
+            frames_missed=sum(stream.dropped for stream in self._frames if stream is not unseen),
             messages_received=self._messages_received,
-            messages_missed=sum(stream.dropped for stream in self._messages) + driver.reports_dropped,
+            messages_missed=sum(stream.dropped for stream in self._messages if stream is not unread)
+            + driver.reports_dropped,
             reconnects=max(0, self._connections - 1),
             last_error=self._last_error,
         )
