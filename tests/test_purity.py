@@ -34,6 +34,7 @@ ALLOWED = {
     "operator",
     "re",
     "string",
+    "struct",
     "types",
     "typing",
     "unicodedata",

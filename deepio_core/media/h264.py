@@ -7,6 +7,7 @@ cameras and files, so every function takes any bytes at all, and says what it do
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from deepio_core.records import dataclass
@@ -116,7 +117,7 @@ class _Bits:
         return value
 
     def ue(self) -> int:
-        """Read an unsigned code, ue(v)."""
+        """Read an unsigned number."""
         zeros = self._left - self._value.bit_length()
         if zeros > 31:  # codes are 32 bits at most; also the end of the bits, if they are many
             raise _MalformedError
@@ -124,7 +125,7 @@ class _Bits:
         return self.read(zeros + 1) - 1
 
     def se(self) -> int:
-        """Read a signed code, se(v)."""
+        """Read a signed number."""
         code = self.ue()
         return (code + 1) // 2 if code & 1 else -(code // 2)
 
@@ -135,13 +136,7 @@ def nal_units(data: bytes) -> list[bytes]:
     Args:
         data: Any bytes; what is before the first start code is left out, and so are empty units.
     """
-    units = _START.split(data)
-    last = units[-1]
-    # The zero before a start code of four bytes stands at the end of the unit before.
-    nals = [unit[:-1] if unit.endswith(b"\x00") else unit for unit in units[1:-1]]
-    if len(units) > 1:
-        nals.append(last)
-    return nals if all(nals) else [nal for nal in nals if nal]
+    return [data[start:end] for start, end in _spans(data)]
 
 
 def is_keyframe(access_unit: bytes) -> bool:
@@ -232,17 +227,17 @@ def packetize(access_unit: bytes) -> list[bytes]:
     payloads: list[bytes] = []
     gathered: list[bytes] = []
     room = _AGGREGATE_MAX
-    for nal in nal_units(access_unit):
-        size = len(nal)
+    for start, end in _spans(access_unit):
+        size = end - start
         if gathered and (size > room or len(gathered) == _AGGREGATE_COUNT):
             payloads.append(_aggregate(gathered))
             gathered, room = [], _AGGREGATE_MAX
         if size > _PAYLOAD_MAX:
-            payloads += _fragments(nal)
+            payloads += _fragments(access_unit, start, end)
         elif size > _AGGREGATE_MAX:
-            payloads.append(nal)
+            payloads.append(access_unit[start:end])
         else:
-            gathered.append(nal)
+            gathered.append(access_unit[start:end])
             room -= size + 2
     if gathered:
         payloads.append(_aggregate(gathered))
@@ -266,10 +261,24 @@ def parse_sps(nal: bytes) -> Sps | None:
         return None
 
 
+def _spans(data: bytes) -> list[tuple[int, int]]:
+    """Where the NAL units that are not empty begin and end; for those who do not need each as bytes of its own."""
+    starts = [match.end() for match in _START.finditer(data)]
+    spans: list[tuple[int, int]] = []
+    for start, following in pairwise([*starts, len(data) + 3]):
+        end = following - 3
+        # The first of the four bytes that a start code may have is no part of the unit before.
+        if following <= len(data) and data[end - 1] == 0:
+            end -= 1
+        if end > start:
+            spans.append((start, end))
+    return spans
+
+
 def _starts(data: bytes) -> Iterator[tuple[int, int]]:
-    """Type and offset of each NAL unit that is not empty; for those who do not need the bytes."""
-    for start in _START.finditer(data):
-        at = start.end()
+    """Type and offset of each NAL unit that is not empty, one by one: the first tells most."""
+    for match in _START.finditer(data):
+        at = match.end()
         if at < len(data) and not data.startswith((_START_CODE, _LONG_START_CODE), at):
             yield data[at] & 0x1F, at
 
@@ -353,17 +362,19 @@ def _aggregate(nals: list[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _fragments(nal: bytes) -> list[bytes]:
-    rest = len(nal) - 1  # the header of the NAL unit is not sent itself
+def _fragments(data: bytes, start: int, end: int) -> list[bytes]:
+    rest = end - start - 1  # the header of the NAL unit is not sent itself
     count = -(-rest // _FRAGMENT_MAX)
     size, larger = divmod(rest, count)
-    indicator, kind = nal[0] & 0xE0 | _FU_A, nal[0] & 0x1F
+    indicator, kind = data[start] & 0xE0 | _FU_A, data[start] & 0x1F
     middle = bytes([indicator, kind])
-    turn = 1 + larger * (size + 1)  # from here on, fragments are one byte smaller
-    fragments = [middle + nal[at : at + size + 1] for at in range(1, turn, size + 1)]
-    fragments += [middle + nal[at : at + size] for at in range(turn, len(nal), size)]
-    fragments[0] = bytes([indicator, kind | 0x80]) + fragments[0][2:]
-    fragments[-1] = bytes([indicator, kind | 0x40]) + fragments[-1][2:]
+    step = size + 1
+    first, turn, last = start + 1 + (step if larger else size), start + 1 + larger * step, end - size
+    fragments = [bytes([indicator, kind | 0x80]) + data[start + 1 : first]]
+    fragments += [middle + data[at : at + step] for at in range(first, turn, step)]
+    # From the turn on, fragments are one byte smaller.
+    fragments += [middle + data[at : at + size] for at in range(max(first, turn), last, size)]
+    fragments.append(bytes([indicator, kind | 0x40]) + data[last:end])
     return fragments
 
 
