@@ -167,6 +167,15 @@ class DataMessage:
         return read_number(self.raw.get("vc_time"))
 
     @property
+    def held_frames(self) -> int | None:
+        """How many later frames had to begin before the stream manager saw this one.
+
+        Only the local core says so. Those of the DEEP Framework wait for one, as aiortc does.
+        """
+        held = _read_integer(self.raw.get("held_frames"))
+        return held if held is not None and held >= 0 else None
+
+    @property
     def collector_time(self) -> float | None:
         """When the collector sent the result."""
         return read_number(self.raw.get("collector_time"))

@@ -78,6 +78,7 @@ class StreamStatistics:
         generated_frames: int = 0,
         detector_category: str = "",
         frame_attributes: Mapping[str, Attribute] | None = None,
+        held_frames: int = 0,
     ) -> dict[str, JSON]:
         """The `data` message for one result, which is counted as sent.
 
@@ -89,6 +90,8 @@ class StreamStatistics:
             generated_frames: Frames sent back as video.
             detector_category: Which detector this is.
             frame_attributes: What descriptors say about the whole frame, by the descriptor's name.
+            held_frames: How many later frames had to begin before this one was received: aiortc waits for one. The
+                stream managers of the DEEP Framework do not tell.
         """
         found = list(objects)
         # First what can fail, with objects that are none: what is not sent is not counted.
@@ -110,6 +113,7 @@ class StreamStatistics:
             "processing_period": period,
             "collector_time": collector_time,
             "vc_time": vc_time,
+            "held_frames": held_frames,
             "rec_time": rec_time,
             "detector_category": detector_category,
             "objects": timed,

@@ -26,6 +26,7 @@ def sent(statistics: StreamStatistics, *objects: DetectedObject, rec_time: float
         generated_frames=3,
         detector_category="face",
         frame_attributes={"crowd": Attribute(value=4, vc_time=100.0)},
+        held_frames=1,
     )
     message = parse_message(decode(encode(value), max_size=10_000))
     assert isinstance(message, DataMessage)
@@ -46,6 +47,7 @@ def test_a_result_says_all_that_a_stream_manager_says() -> None:
     assert message.deep_delay == 0.5
     assert message.processing_period == 0
     assert (message.vc_time, message.collector_time, message.rec_time) == (100.25, 100.5, 100.75)
+    assert message.held_frames == 1
     assert message.detector_category == "face"
     assert message.frame_attributes == {"crowd": Attribute(value=4, vc_time=100.0)}
 
