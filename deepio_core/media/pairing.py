@@ -38,7 +38,7 @@ LONGEST: Final = 1.0
 """Seconds after which a frame that was sent has come or will not come; also the longest interval between frames."""
 
 PROCESSING: Final = 0.012
-"""Seconds for encoding and decoding that are expected, if frames follow each other too quickly for the times to tell."""
+"""Seconds for encoding and decoding that are expected where frames follow each other too quickly to tell."""
 
 SLOW_PROCESSING: Final = 0.04
 """Seconds for encoding and decoding that are possible; up to there, another whole interval is a doubt."""
@@ -67,8 +67,8 @@ class Pairing:
     captured_at: float
     """When it was taken, monotonic seconds."""
     uncertainty: float
-    """By how many seconds `captured_at` is wrong, if it is the farthest of the frames that come into question; 0.0 if no
-    other one does."""
+    """By how many seconds `captured_at` is wrong if the frame is another one of those that come into question; 0.0 if
+    none does."""
 
 
 class SentFrames:
@@ -89,10 +89,11 @@ class SentFrames:
         """Remember a frame that is handed over to be sent now; in the order in which they were.
 
         Args:
-            captured_at: When it was taken, monotonic seconds.
+            captured_at: When it was taken, or is due: it leaves no earlier. Monotonic seconds.
             now: Monotonic seconds.
         """
-        self._frames.append(SentFrame(captured_at, now))
+        before = self._frames[-1].sent_at if self._frames else now
+        self._frames.append(SentFrame(captured_at, max(now, captured_at, before)))
 
     def on_result(self, message: DataMessage, now: float) -> Pairing | None:
         """Find the frame of a result that has come now; None if it cannot be known."""

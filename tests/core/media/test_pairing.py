@@ -139,6 +139,13 @@ def paired(frames: SentFrames, message: DataMessage, now: float) -> float | None
     return None if pairing is None else pairing.captured_at
 
 
+def test_a_frame_of_a_recording_leaves_when_it_is_due() -> None:
+    frames = SentFrames()
+    for number in range(10):
+        frames.sent(10 + number / 25, 10.0)
+    assert paired(frames, result(10.205, rec_time=10.4, held=0), 10.41) == 10.2
+
+
 def test_one_frame_is_enough() -> None:
     frames = SentFrames()
     frames.sent(5.0, 5.001)
