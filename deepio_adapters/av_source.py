@@ -2,64 +2,47 @@
 
 from __future__ import annotations
 
-import logging
+import os
+import stat
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
-import av
-import av.error
-from av.stream import Disposition
-
-from deepio_adapters import av_interrupt
-from deepio_adapters.av_faults import open_fault, read_fault
+from deepio_adapters.access_units import AccessUnit, AccessUnitReader, scan
+from deepio_adapters.decoding import MAX_ERRORS_IN_A_ROW, PictureDecoder
+from deepio_adapters.demuxing import Demuxer
+from deepio_adapters.media import SourceGap, SourcePacket
+from deepio_adapters.reconnecting import Reconnector, ReconnectPolicy
 from deepio_adapters.source_urls import SourceError, SourceKind, SourceUrl
-from deepio_adapters.sources import Source, SourceClosedError, SourceFrame, SourceInfo, stamp
+from deepio_adapters.sources import Source, SourceClosedError, SourceFrame, SourceInfo
 from deepio_adapters.timeline import LiveTimeline, Pacer, RecordedTimeline
 from deepio_core.errors import LocalProtocolError
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.packet import Packet
-    from av.video.stream import VideoStream
+    from deepio_core.media.stream import StreamFormat
 
-__all__ = ["AvSource"]
+__all__ = ["READ_AHEAD", "AvSource"]
 
-_log = logging.getLogger(__name__)
+READ_AHEAD = 0.4
+"""Seconds that packets of a recording are handed over before they are due, at most."""
 
-# FFmpeg's containers and protocols whose frames arrive when they are taken. All others are paced by us: also
-# what comes over HTTP, where recordings arrive faster than they play and HLS arrives a segment at a time.
-_LIVE_FORMATS = frozenset({"rtsp", "rtp", "sdp", "mpjpeg"})
-
-# Their time stamps count frames at an assumed rate instead of telling the time.
-_FORMATS_WITHOUT_CLOCK = frozenset({"mpjpeg"})
-
-# FFmpeg takes plain text for ANSI art and makes video of it; nobody means that.
-_TEXT_FORMATS = frozenset({"tty"})
-
-_EAGAIN_WAIT = 0.005
-"""Seconds between two looks at a device that has no frame yet and does not block."""
-
-_MAX_DECODE_ERRORS = 500
-"""Packets in a row that give no picture before the source is given up: 20 s at 25 fps, the longest GOP of a
-camera."""
+_BATCH = 0.3
+"""Seconds of a recording that are read in one go: the thread wakes some three times a second."""
 
 _DEFAULT_INTERVAL = 1 / 25
 """Seconds between frames where the medium does not say."""
 
-
-class _Rational(Protocol):
-    @property
-    def numerator(self) -> int: ...
-    @property
-    def denominator(self) -> int: ...
+_MAX_INTERVAL = 1.0
+"""Seconds until the next picture at most, as far as it is told: what is spread over them must not wait longer."""
 
 
 class AvSource(Source):
     """A source that FFmpeg opens.
 
     Attributes:
-        decode_errors: Packets that could not be decoded; they are skipped.
+        decode_errors: Packets that `frames` could not decode; they are skipped.
+        packets_skipped: Packets before the first keyframe, after each opening.
     """
 
     def __init__(
@@ -69,21 +52,26 @@ class AvSource(Source):
         options: Mapping[str, str],
         loop: bool = False,
         timeout: tuple[float, float] | None = None,
+        reconnect: ReconnectPolicy | None = None,
     ) -> None:
         super().__init__(url.name)
         self._url = url
         self._options = {**url.default_options, **options}
         self._loop = loop
         self._timeout = timeout or url.default_timeout
-        self._container: InputContainer | None = None
-        self._stream: VideoStream
-        self._packets: Iterator[Packet[VideoStream]] = iter(())
-        self._has_clock = True
+        self._reconnector = None if reconnect is None else Reconnector(reconnect, self._closed)
+        self._demuxer: Demuxer | None = None
+        self._reader: AccessUnitReader
+        self._scanned: deque[AccessUnit] = deque()
+        self._facts: dict[str, Any] = {}
         self._info: SourceInfo | None = None
+        self._stream: StreamFormat | None = None
+        self._last_due = 0.0
         self.decode_errors = 0
+        self.packets_skipped = 0
 
     def open(self) -> SourceInfo:
-        """Opens the source and finds its video stream.
+        """Opens the source, finds its video stream, and looks at the beginning of a file.
 
         Raises:
             SourceError: It cannot be opened.
@@ -91,13 +79,38 @@ class AvSource(Source):
         """
         if self._info is not None:
             raise LocalProtocolError(f"{self.name} is open already.", remedy="Make a new source for each use.")
-        if not av_interrupt.install():
-            _log.debug("this PyAV cannot be interrupted; a blocked read ends after its timeout")
         with self._step():
-            self._open_container()
-            info = self._describe()
-        self._info = info
-        return info
+            demuxer = self._open_demuxer()
+            if self._url.kind is SourceKind.FILE and _is_regular_file(self._url.target):
+                self._scan(demuxer)
+            stream = self._stream = self._reader.stream
+        lies = stream.rotation in {90, 270}
+        self._info = SourceInfo(
+            width=stream.height if lies else stream.width,
+            height=stream.width if lies else stream.height,
+            frame_rate=stream.frame_rate,
+            live=demuxer.live,
+            codec=stream.codec,
+            container=demuxer.container,
+            stream=stream,
+        )
+        return self._info
+
+    def packets(self) -> Iterator[SourcePacket | SourceGap]:
+        """Yields the packets, from a keyframe on; those of recordings up to `READ_AHEAD` before they are due.
+
+        A recording ends when its last picture has been shown, or starts again. A live source that is lost is opened
+        again, unless it was made not to be; what comes after a `SourceGap` begins with a keyframe.
+
+        Raises:
+            SourceError: Reading failed, there is no keyframe, or a live source ended.
+            LocalProtocolError: `open` was not called.
+        """
+        try:
+            yield from self._packets()
+            self._closed.wait(max(0.0, self._last_due - time.monotonic()))
+        finally:
+            self.close()
 
     def frames(self) -> Iterator[SourceFrame]:
         """Yields decoded pictures; at the end of a recording, starts again or ends.
@@ -106,157 +119,157 @@ class AvSource(Source):
             SourceError: Reading failed, nothing can be decoded, or a live source ended.
             LocalProtocolError: `open` was not called.
         """
-        if self._info is None:
-            raise LocalProtocolError(f"{self.name} is not open.", remedy="Call open first.")
+        decoder: PictureDecoder | None = None
         try:
-            yield from self._live_frames() if self._info.live else self._recorded_frames(self._info)
-        except SourceClosedError:
-            return
+            for packet in self._packets():
+                if isinstance(packet, SourceGap):
+                    if decoder is not None:
+                        decoder.flush()
+                    continue
+                if decoder is None:
+                    decoder = PictureDecoder(packet.stream)
+                yield from self._due(decoder.decode(packet))
+                self.decode_errors = decoder.errors
+                if decoder.errors_in_a_row > MAX_ERRORS_IN_A_ROW:
+                    raise SourceError(
+                        f"{decoder.errors_in_a_row} packets of {self.name} in a row cannot be decoded.",
+                        remedy="Try to play it.",
+                    )
+            if decoder is not None and not self._closed.is_set():
+                yield from self._due(decoder.flush())
+                if not decoder.pictures:
+                    raise self._no_picture()
         finally:
             self.close()
 
-    def _live_frames(self) -> Iterator[SourceFrame]:
-        timeline = LiveTimeline()
-        for picture in self._pictures():
-            now = time.monotonic()
-            yield stamp(picture, timeline.stamp(self._media_time(picture), now), now)
-        raise SourceError(f"{self.name} ended.", remedy="Check that the camera or server is still running.")
+    def _due(self, frames: list[SourceFrame]) -> Iterator[SourceFrame]:
+        for frame in frames:
+            if self._closed.wait(max(0.0, frame.captured_at - time.monotonic())):
+                return
+            yield frame
 
-    def _recorded_frames(self, info: SourceInfo) -> Iterator[SourceFrame]:
-        timeline = RecordedTimeline(1 / info.frame_rate if info.frame_rate else _DEFAULT_INTERVAL)
-        pacer = Pacer(self._closed)
+    def _packets(self) -> Iterator[SourcePacket | SourceGap]:
+        if self._info is None:
+            raise LocalProtocolError(f"{self.name} is not open.", remedy="Call open first.")
+        try:
+            yield from self._live_packets() if self._info.live else self._recorded_packets()
+        except SourceClosedError:
+            return
+
+    def _recorded_packets(self) -> Iterator[SourcePacket]:
+        timeline = RecordedTimeline(_interval(self._reader.stream))
+        pacer = Pacer(self._closed, read_ahead=READ_AHEAD, batch=_BATCH)
+        first: float | None = None
         while True:
-            decoded = 0
-            for picture in self._pictures():
-                decoded += 1
-                pts = timeline.stamp(self._media_time(picture))
+            for unit in self._units():
+                pts = timeline.stamp(unit.decoded_at)
                 due = pacer.wait(pts)
                 if due is None:
                     return
-                yield stamp(picture, pts, due)
-            if not decoded:
-                raise SourceError(f"No picture of {self.name} can be decoded.", remedy="Try to play it.")
+                first = unit.shown_after if first is None else first
+                later = unit.shown_after - first
+                self._last_due = due + later
+                yield _packet(unit, pts + later, due + later, timeline.interval)
             if not self._loop:
                 return
-            # Opened anew rather than sought back: that works for what cannot seek, and every decoder starts
-            # clean.
+            # Opened anew rather than sought back: that works for what cannot seek.
             with self._step():
-                self._open_container()
+                self._open_demuxer()
             timeline.restart()
 
-    def _pictures(self) -> Iterator[av.VideoFrame]:
-        errors = 0
-        packet: Packet[VideoStream] | None
+    def _live_packets(self) -> Iterator[SourcePacket | SourceGap]:
+        timeline = LiveTimeline(_interval(self._reader.stream))
         while True:
-            with self._step():
-                packet = self._read()
-                pictures = None if packet is None else self._decode(packet)
-            if packet is None:
-                return
-            errors = errors + 1 if pictures is None else 0
-            if errors > _MAX_DECODE_ERRORS:
-                raise SourceError(
-                    f"{errors} packets of {self.name} in a row cannot be decoded.", remedy="Try to play it."
-                )
-            yield from pictures or ()
-
-    def _read(self) -> Packet[VideoStream] | None:
-        started = time.monotonic()
-        fault: Exception
-        while True:
+            opened = time.monotonic()
             try:
-                with av_interrupt.interruptible(self._closed):
-                    packet = next(self._packets, None)
-                # FFmpeg answers a read that was broken off with what its parser had left: that would hide the silence.
-                if time.monotonic() - started < self._timeout[1]:
-                    return packet
-                fault = TimeoutError()
-            except (av.error.FFmpegError, OSError) as exception:
-                fault = exception
-            waited = time.monotonic() - started
-            # Some devices never block and say so while they have no frame.
-            again = isinstance(fault, BlockingIOError) and waited < self._timeout[1]
-            if not again or self._closed.wait(_EAGAIN_WAIT):
-                raise read_fault(self._url, fault, waited=waited, limit=self._timeout[1])
-            self._demux()
+                yield from self._taken_packets(timeline)
+            except SourceClosedError:
+                raise
+            except SourceError as error:
+                fault = error
+            else:
+                fault = SourceError(f"{self.name} ended.", remedy="Check that the camera or server is still running.")
+            if self._reconnector is None:
+                raise fault
+            yield from self._reconnector.reconnect(fault, time.monotonic() - opened, self._open_again)
+            timeline.restart()
 
-    def _decode(self, packet: Packet[VideoStream]) -> list[av.VideoFrame] | None:
-        try:
-            return packet.decode()
-        except (av.error.FFmpegError, OSError, ValueError):
-            self.decode_errors += 1
-            return None
+    def _taken_packets(self, timeline: LiveTimeline) -> Iterator[SourcePacket]:
+        first: float | None = None
+        for unit in self._units():
+            now = time.monotonic()
+            pts = timeline.stamp(unit.decoded_at, now)
+            first = unit.shown_after if first is None else first
+            yield _packet(unit, pts + unit.shown_after - first, now, timeline.interval)
 
-    def _open_container(self) -> None:
-        self._release()
-        started = time.monotonic()
-        try:
-            with av_interrupt.interruptible(self._closed):
-                self._container = av.open(
-                    self._url.target,
-                    format=self._url.format,
-                    options=self._options,
-                    timeout=self._timeout,
-                    metadata_errors="replace",
+    def _units(self) -> Iterator[AccessUnit]:
+        """The pictures of one opening, from the first keyframe on."""
+        begun, skipped = False, 0
+        while True:
+            if self._scanned:
+                unit: AccessUnit | None = self._scanned.popleft()
+            else:
+                with self._step():
+                    unit = self._reader.read()
+            if unit is None:
+                break
+            begun = begun or unit.keyframe
+            if begun:
+                self._stream = unit.stream
+                yield unit
+                continue
+            skipped += 1
+            self.packets_skipped += 1
+            if skipped > MAX_ERRORS_IN_A_ROW:
+                raise SourceError(
+                    f"{skipped} packets of {self.name} in a row are no keyframe.", remedy="Let it make keyframes."
                 )
-        except (av.error.FFmpegError, OSError, ValueError) as exception:
-            fault = exception
-        else:
-            self._stream = self._choose_stream(self._container)
-            self._demux()
-            return
-        # Raised out here, so that PyAV's error with the whole URL in it is not in the context of ours.
-        waited = time.monotonic() - started
-        raise open_fault(self._url, fault, waited=waited, limit=self._timeout[0])
+        if not begun:
+            raise self._no_picture()
 
-    def _choose_stream(self, container: InputContainer) -> VideoStream:
-        if self._url.format is None and container.format.name in _TEXT_FORMATS:
-            raise SourceError(f"{self.name} is not a media file.", remedy="Name a video.")
-        # The cover picture of a piece of music is a video stream to FFmpeg.
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            raise SourceError(f"{self.name} holds no video.", remedy="Name a source with a video stream.")
-        stream = streams[0]
-        # Stubs say otherwise, but a stream in a codec unknown to FFmpeg has no context.
-        if cast("object", stream.codec_context) is None:
-            raise SourceError(f"{self.name} is in a codec that this FFmpeg does not decode.", remedy="Convert it.")
-        # Decoding frames side by side delays them by one each; where that does not matter, it is faster.
-        stream.thread_type = "SLICE" if self._is_live(container) else "AUTO"
-        return stream
+    def _no_picture(self) -> SourceError:
+        return SourceError(f"No picture of {self.name} can be decoded.", remedy="Try to play it.")
 
-    def _demux(self) -> None:
-        assert self._container is not None, "_open_container has just set it, and only _release clears it"
-        self._packets = self._container.demux(self._stream)
+    def _scan(self, demuxer: Demuxer) -> None:
+        units, self._facts = scan(self._reader)
+        self._scanned.extend(units)
+        if not any(unit.keyframe for unit in units):
+            raise self._no_picture()
 
-    def _is_live(self, container: InputContainer) -> bool:
-        return self._url.kind is SourceKind.DEVICE or container.format.name in _LIVE_FORMATS
+    def _open_again(self) -> None:
+        with self._step():
+            self._open_demuxer()
 
-    def _describe(self) -> SourceInfo:
-        assert self._container is not None, "called right after _open_container"
-        context, name = self._stream.codec_context, self._container.format.name
-        self._has_clock = name not in _FORMATS_WITHOUT_CLOCK
-        rate = _as_float(self._stream.average_rate or self._stream.guessed_rate)
-        return SourceInfo(
-            width=context.width,
-            height=context.height,
-            # Where FFmpeg has seen too little, it guesses the ticks of the clock.
-            frame_rate=rate if rate is not None and rate <= 1000 else None,
-            live=self._is_live(self._container),
-            codec=context.codec.canonical_name,
-            container=name,
-        )
-
-    def _media_time(self, picture: av.VideoFrame) -> float | None:
-        tick = _as_float(picture.time_base)
-        return None if picture.pts is None or tick is None or not self._has_clock else picture.pts * tick
+    def _open_demuxer(self) -> Demuxer:
+        self._release()
+        self._demuxer = Demuxer(self._url, options=self._options, timeout=self._timeout, stop=self._closed)
+        self._reader = AccessUnitReader(self._demuxer, known=self._stream, facts=self._facts)
+        return self._demuxer
 
     def _release(self) -> None:
-        container, self._container = self._container, None
-        self._packets = iter(())
-        if container is not None:
-            container.close()
+        demuxer, self._demuxer = self._demuxer, None
+        self._scanned.clear()
+        if demuxer is not None:
+            demuxer.close()
 
 
-def _as_float(value: _Rational | None) -> float | None:
-    # PyAV 19 has a rational of its own here, which is no Fraction; 0 stands for unknown.
-    return value.numerator / value.denominator if value and value.numerator and value.denominator else None
+def _packet(unit: AccessUnit, pts: float, captured_at: float, interval: float) -> SourcePacket:
+    return SourcePacket(
+        data=unit.data,
+        stream=unit.stream,
+        keyframe=unit.keyframe,
+        pts=pts,
+        captured_at=captured_at,
+        interval=min(interval, _MAX_INTERVAL),
+    )
+
+
+def _interval(stream: StreamFormat) -> float:
+    return 1 / stream.frame_rate if stream.frame_rate else _DEFAULT_INTERVAL
+
+
+def _is_regular_file(target: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(target.removeprefix("file:")).st_mode)
+    except OSError:
+        return False

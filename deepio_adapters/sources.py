@@ -4,8 +4,8 @@
 does its blocking work in the thread that calls it, never in an event loop; `source_pump.SourcePump` is the
 thread for that, and hands over the newest frame through a `slots.LatestSlot`.
 
-Sources hand out decoded pictures. Copying packets undecoded (`SourceInfo.codec` tells what there would be to
-copy) and audio have their place beside `Source.frames`; neither exists yet.
+Sources hand out decoded pictures (`Source.frames`). Those that hold compressed video hand it out as it is too
+(`Source.packets`), for those who copy it or decode it elsewhere.
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from deepio_adapters.source_urls import SourceError, SourceUrl, redact
+from deepio_core.errors import LocalProtocolError
 from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
     import av
     import numpy as np
     from numpy.typing import NDArray
+
+    from deepio_adapters.media import SourceGap, SourcePacket
+    from deepio_adapters.reconnecting import ReconnectPolicy
+    from deepio_core.media.stream import StreamFormat
 
 __all__ = [
     "FrameFeed",
@@ -63,6 +68,8 @@ class SourceInfo:
     packets."""
     container: str | None = None
     """FFmpeg's name of the container or protocol; None when there is none."""
+    stream: StreamFormat | None = None
+    """What the packets are in, when the source has `packets`; None when it has only `frames`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +142,18 @@ class Source(ABC):
             SourceError: The source broke off.
         """
 
+    def packets(self) -> Iterator[SourcePacket | SourceGap]:
+        """Yields compressed pictures, undecoded, instead of `frames`; for sources that have `SourceInfo.stream`.
+
+        Packets of a recording come somewhat before they are due, and its end with the end of its last picture. Those of
+        a live source come at once; if it is lost, `SourceGap` says so before each attempt to open it again.
+
+        Raises:
+            SourceError: The source broke off.
+            LocalProtocolError: The source has no packets.
+        """
+        raise LocalProtocolError(f"{self.name} has no packets.", remedy="Use frames.")
+
     @property
     def application_part(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
         """What has to run in the application's own event loop for as long as the source lives; None for most."""
@@ -193,6 +212,7 @@ def parse_source(
     loop: bool = False,
     frame_rate: float | None = None,
     timeout: tuple[float, float] | None = None,
+    reconnect: bool | ReconnectPolicy = True,
 ) -> Source:
     """Understands what a user gives as a source; does no I/O.
 
@@ -207,6 +227,8 @@ def parse_source(
         frame_rate: Frames per second taken from what makes frames (default 30); media bring their own rate.
         timeout: Seconds to wait at most for the opening, and for more data later; None for what suits the
             kind of source.
+        reconnect: Open a live source again when it is lost, and when; only the first opening can fail. Recordings and
+            frames that the application makes are not opened again.
 
     Raises:
         SourceError: It is not a source, or an argument does not go with it.
@@ -227,8 +249,19 @@ def parse_source(
                 remedy="Leave frame_rate out; it is for frames that the application makes.",
             )
         from deepio_adapters.av_source import AvSource
+        from deepio_adapters.reconnecting import ReconnectPolicy
 
-        return AvSource(SourceUrl.parse(source, format), options=options or {}, loop=loop, timeout=timeout)
+        if isinstance(reconnect, bool):
+            reconnect_when = ReconnectPolicy() if reconnect else None
+        else:
+            reconnect_when = reconnect
+        return AvSource(
+            SourceUrl.parse(source, format),
+            options=options or {},
+            loop=loop,
+            timeout=timeout,
+            reconnect=reconnect_when,
+        )
     _refuse("frames made by the application", format=format, options=options, timeout=timeout)
     from deepio_adapters.frame_sources import frame_source
 

@@ -38,6 +38,11 @@ class RecordedTimeline:
         self._last: float | None = None
         self._offset: float | None = None
 
+    @property
+    def interval(self) -> float:
+        """Seconds between the last two frames."""
+        return self._interval
+
     def restart(self) -> None:
         """The medium starts again; its next frame follows the last one after one interval."""
         self._offset = None
@@ -62,12 +67,26 @@ class RecordedTimeline:
 
 
 class LiveTimeline:
-    """Stamps for media that come at their own pace: the source's clock, held to ours."""
+    """Stamps for media that come at their own pace: the source's clock, held to ours.
 
-    def __init__(self) -> None:
+    Args:
+        interval: Seconds between frames as long as none has been seen.
+    """
+
+    def __init__(self, interval: float = 1 / 25) -> None:
+        self._interval = interval
         self._started: float | None = None
         self._last = -MIN_STEP
         self._offset: float | None = None
+
+    @property
+    def interval(self) -> float:
+        """Seconds between the last two frames."""
+        return self._interval
+
+    def restart(self) -> None:
+        """The source was opened again: its clock may be another one."""
+        self._offset = None
 
     def stamp(self, media_time: float | None, now: float) -> float:
         """Returns the stamp of a frame come at `now` whose source says `media_time` seconds, if any."""
@@ -79,25 +98,37 @@ class LiveTimeline:
             if self._offset is None or abs(media_time + self._offset - elapsed) > MAX_DEVIATION:
                 self._offset = elapsed - media_time
             pts = media_time + self._offset
-        self._last = max(pts, self._last + MIN_STEP)
-        return self._last
+        pts = max(pts, self._last + MIN_STEP)
+        if self._last >= 0:
+            self._interval = pts - self._last
+        self._last = pts
+        return pts
 
 
 class Pacer:
-    """Lets frames go when they are due; the waiting ends at once when `stop` is set."""
+    """Lets frames go when they are due; the waiting ends at once when `stop` is set.
 
-    def __init__(self, stop: threading.Event) -> None:
+    Args:
+        stop: Ends the waiting.
+        read_ahead: Seconds before they are due that frames may go.
+        batch: Seconds of frames that go together, so that the thread wakes seldom; `read_ahead` at most.
+    """
+
+    def __init__(self, stop: threading.Event, *, read_ahead: float = 0.0, batch: float = 0.0) -> None:
         self._stop = stop
+        self._read_ahead = read_ahead
+        self._batch = batch
         self._origin: float | None = None
 
     def wait(self, pts: float) -> float | None:
-        """Waits until the frame stamped `pts` seconds is due.
+        """Waits until the frame stamped `pts` seconds may go.
 
         Returns:
-            When it was due, in seconds of `time.monotonic`; None when `stop` was set.
+            When it is due, in seconds of `time.monotonic`; None when `stop` was set.
         """
         now = time.monotonic()
         if self._origin is None or now > self._origin + pts + MAX_LATENESS:
             self._origin = now - pts
         due = self._origin + pts
-        return None if self._stop.wait(max(0.0, due - now)) else due
+        early = due - now - self._read_ahead
+        return None if self._stop.wait(early + self._batch if early > 0 else 0.0) else due

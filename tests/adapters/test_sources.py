@@ -178,7 +178,7 @@ def test_a_file_without_a_picture_that_can_be_decoded_is_told(clips: Path, monke
     path = clips / "blank.avi"
     path.write_bytes((clips / "mjpeg.avi").read_bytes().replace(b"\xff\xc0", b"\0\0"))
     assert "No picture of" in failure(lambda: play(parse_source(path))).message
-    monkeypatch.setattr(av_source, "_MAX_DECODE_ERRORS", 3)
+    monkeypatch.setattr(av_source, "MAX_ERRORS_IN_A_ROW", 3)
     assert "4 packets of" in failure(lambda: play(parse_source(path))).message
 
 
@@ -438,7 +438,7 @@ def test_mjpeg_over_http_is_live_and_its_breaking_off_is_told() -> None:
 
     seen: list[SourceFrame] = []
     with http_server(answer) as url:
-        source = parse_source(url)
+        source = parse_source(url, reconnect=False)
         assert source.open().live
         with pytest.raises(SourceError, match="broke off"):
             for frame in source.frames():
@@ -576,7 +576,7 @@ def test_an_unknown_format_is_told(clips: Path) -> None:
 
 
 def test_the_end_of_a_live_source_is_told() -> None:
-    source = parse_source("testsrc=rate=50:size=64x48:duration=0.1", format="lavfi")
+    source = parse_source("testsrc=rate=50:size=64x48:duration=0.1", format="lavfi", reconnect=False)
     source.open()
     frames = source.frames()
     assert len([next(frames) for _ in range(5)]) == 5

@@ -1,0 +1,260 @@
+"""The pictures of an open medium, undecoded: in the form in which they travel, and what is known of their stream."""
+
+from __future__ import annotations
+
+from dataclasses import field, replace
+from fractions import Fraction
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import av.error
+from av.bitstream import BitStreamFilterContext
+from av.video.codeccontext import VideoCodecContext
+
+from deepio_adapters.demuxing import Demuxer, as_float
+from deepio_core.media import h264
+from deepio_core.media.stream import StreamFormat
+from deepio_core.records import dataclass
+
+if TYPE_CHECKING:
+
+    from av.packet import Packet
+
+__all__ = ["AccessUnit", "AccessUnitReader", "same_decoding", "scan"]
+
+_START_CODE = b"\0\0\0\1"
+
+_NO_BYTES = "wrapped_avframe"
+"""FFmpeg's name of what is no codec: packets that point to pictures in memory, as some of its devices give them."""
+
+_MAX_FRAME_RATE = 1000
+"""Frames per second above which a rate is a guess of FFmpeg's: where it has seen too little, it takes the ticks of the
+clock."""
+
+_DEFAULT_FRAME_RATE = 25.0
+"""Frames per second where the medium does not say."""
+
+_INSPECTED = 100
+"""Pictures of each opening that are searched for B slices: two GOPs and more of most cameras. Order is watched
+always."""
+
+_MAX_REORDER = 1.0
+"""Seconds by which B-frames come late at most; what goes back further is a break in the time stamps."""
+
+SCAN_TIME = 12.0
+"""Seconds of a file that are looked at when it is opened: more than the longest GOP that is copied."""
+
+SCAN_BYTES = 8_000_000
+"""Bytes of a file that are looked at, and held in memory until they have been played: 12 s at 5 Mbit/s."""
+
+# Containers that can say that pictures are to be turned.
+_CONTAINERS_WITH_ROTATION = ("mov", "matroska")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AccessUnit:
+    """One picture as it was demultiplexed."""
+
+    data: bytes = field(repr=False)
+    """H.264 in Annex B with the parameter sets before each IDR picture; everything else as it was."""
+    keyframe: bool
+    """Decoding can begin here."""
+    decoded_at: float | None
+    """When it is decoded, seconds of the medium; None if the medium does not tell the time."""
+    shown_after: float
+    """Seconds from then until it is shown: 0 without B-frames."""
+    stream: StreamFormat
+    """What it is in."""
+
+
+class AccessUnitReader:
+    """Reads the pictures of a demuxer; sound is left to whoever asked for it.
+
+    Args:
+        demuxer: Where from; belongs to the caller.
+        known: The format of the opening before; kept if it is still the same.
+        facts: What was found out about this medium when it was scanned; put into every format.
+    """
+
+    def __init__(
+        self, demuxer: Demuxer, *, known: StreamFormat | None = None, facts: dict[str, Any] | None = None
+    ) -> None:
+        self._demuxer = demuxer
+        self._facts = facts or {}
+        self._filter: BitStreamFilterContext | None = None
+        self._packer: VideoCodecContext | None = None
+        self._sets: tuple[bytes, ...] = ()
+        self._tick = as_float(demuxer.video.time_base) if demuxer.has_clock else None
+        self._newest = float("-inf")
+        self._inspected = 0
+        self.stream = self._describe()
+        """The format of the newest picture, and of the first one before there is one."""
+        if known is not None and same_decoding(known, self.stream):
+            self.stream = known
+
+    def read(self, sound: list[Packet[Any]] | None = None) -> AccessUnit | None:
+        """Returns the next picture; None at the end. Packets of sound on the way are appended to `sound`.
+
+        Raises:
+            SourceError: As `Demuxer.read`.
+        """
+        while (packet := self._demuxer.read()) is not None:
+            if packet.stream_index == self._demuxer.video.index:
+                return self._convert(packet)
+            if sound is not None:
+                sound.append(packet)
+        return None
+
+    def _convert(self, packet: Packet[Any]) -> AccessUnit:
+        decoded_at, shown_at = self._time(packet.dts), self._time(packet.pts)
+        if self._filter is not None:
+            packet = self._unpack(packet)
+        if self._packer is not None:
+            packet = self._packer.encode(packet.decode()[0])[0]
+        data, keyframe = bytes(packet), packet.is_keyframe
+        if self.stream.codec == "h264":
+            keyframe = keyframe or h264.is_keyframe(data)
+            if keyframe:
+                data = self._complete(data)
+        if self.stream.b_frames is not True and self._out_of_order(data, keyframe, shown_at):
+            self.stream = replace(self.stream, b_frames=True)
+        if decoded_at is None:
+            decoded_at, shown_at = shown_at, None
+        return AccessUnit(
+            data=data,
+            keyframe=keyframe,
+            decoded_at=decoded_at,
+            shown_after=0.0 if shown_at is None or decoded_at is None else shown_at - decoded_at,
+            stream=self.stream,
+        )
+
+    def _unpack(self, packet: Packet[Any]) -> Packet[Any]:
+        assert self._filter is not None, "the caller has looked"
+        try:
+            units = self._filter.filter(packet)
+        except (av.error.FFmpegError, ValueError):
+            # Lengths that lead out of the packet: damaged, which the decoder will find too.
+            self._filter.flush()
+            return packet
+        return units[0] if units else packet
+
+    def _time(self, ticks: int | None) -> float | None:
+        return None if ticks is None or self._tick is None else ticks * self._tick
+
+    def _complete(self, data: bytes) -> bytes:
+        """Puts the parameter sets before a keyframe, after having taken note of those that are there."""
+        brought = h264.parameter_sets(data)
+        if any(nal not in self._sets for nal in brought):
+            kinds = {nal[0] & 0x1F for nal in brought}
+            self._sets = (*(nal for nal in self._sets if nal[0] & 0x1F not in kinds), *brought)
+            self._sets = tuple(sorted(self._sets, key=lambda nal: nal[0] & 0x1F))
+            self.stream = _with_sets(self.stream, self._sets)
+        return h264.with_parameter_sets(data, self._sets)
+
+    def _out_of_order(self, data: bytes, keyframe: bool, shown_at: float | None) -> bool:
+        if shown_at is not None:
+            if 0 < self._newest - shown_at < _MAX_REORDER:
+                return True
+            self._newest = shown_at
+        if self.stream.codec != "h264" or keyframe or self.stream.b_frames is False or self._inspected >= _INSPECTED:
+            return False
+        self._inspected += 1
+        return h264.has_b_slice(data)
+
+    def _describe(self) -> StreamFormat:
+        video = self._demuxer.video
+        context = video.codec_context
+        codec = context.codec.canonical_name
+        if codec == _NO_BYTES:
+            self._packer, codec = _raw_packer(context), "rawvideo"
+        extradata = context.extradata or b""
+        rate = as_float(video.average_rate or video.guessed_rate)
+        stream = StreamFormat(
+            codec=codec,
+            width=context.width,
+            height=context.height,
+            extradata=extradata,
+            pixel_format=context.pix_fmt,
+            b_frames=True if context.has_b_frames else None,
+            frame_rate=rate if rate is not None and rate <= _MAX_FRAME_RATE else None,
+        )
+        if codec == "vp8":
+            stream = replace(stream, b_frames=False, interlaced=False)
+        if codec == "h264":
+            if extradata[:1] == b"\x01":  # avcC; Annex B begins with a start code
+                self._filter = BitStreamFilterContext("h264_mp4toannexb", video)
+            self._sets = h264.parameter_sets(extradata)
+            stream = _with_sets(stream, self._sets)
+        return replace(stream, **self._facts)
+
+
+def _with_sets(stream: StreamFormat, sets: tuple[bytes, ...]) -> StreamFormat:
+    stream = replace(stream, extradata=b"".join(_START_CODE + nal for nal in sets))
+    sps = next((sps for nal in sets if (sps := h264.parse_sps(nal)) is not None), None)
+    if sps is None:
+        return stream
+    return replace(
+        stream,
+        width=sps.width,
+        height=sps.height,
+        profile=sps.profile,
+        constraints=sps.constraints,
+        level=sps.level,
+        interlaced=sps.interlaced,
+        b_frames=False if sps.reorder_frames == 0 else stream.b_frames,
+    )
+
+
+def _raw_packer(context: VideoCodecContext) -> VideoCodecContext:
+    packer = VideoCodecContext.create("rawvideo", "w")
+    assert isinstance(packer, VideoCodecContext), "a codec of pictures"
+    packer.width, packer.height, packer.pix_fmt = context.width, context.height, context.pix_fmt
+    packer.time_base = Fraction(1, 1)  # is not used, but must be set
+    return packer
+
+
+def same_decoding(one: StreamFormat, other: StreamFormat) -> bool:
+    """Tells whether a decoder of one format can go on with the other."""
+    return all(
+        getattr(one, name) == getattr(other, name)
+        for name in ("codec", "width", "height", "extradata", "pixel_format", "rotation")
+    )
+
+
+def scan(reader: AccessUnitReader, rotation: int = 0) -> tuple[list[AccessUnit], dict[str, Any]]:
+    """Reads the beginning of a recording, and tells what can be seen there of the stream.
+
+    Args:
+        reader: Where from.
+        rotation: Degrees by which its pictures must be turned.
+
+    Returns:
+        The pictures that were read, and what was found out, as fields of `StreamFormat`.
+
+    Raises:
+        SourceError: Reading failed.
+    """
+    units: list[AccessUnit] = []
+    times: list[float] = []
+    b_frames: bool | None = None
+    size, step = 0, 1 / (reader.stream.frame_rate or _DEFAULT_FRAME_RATE)
+    while size < SCAN_BYTES and (not times or times[-1] - times[0] < SCAN_TIME):
+        unit = reader.read()
+        if unit is None:
+            break
+        units.append(unit)
+        size += len(unit.data)
+        times.append(unit.decoded_at if unit.decoded_at is not None else len(times) * step)
+        b_frames = unit.stream.b_frames or False
+    facts: dict[str, Any] = {"rotation": rotation, "b_frames": b_frames}
+    sizes = [len(unit.data) for unit in units if unit.keyframe]
+    if sizes:
+        starts = [time for unit, time in zip(units, times, strict=True) if unit.keyframe]
+        facts["keyframe_size"] = max(sizes)
+        # The last GOP is as long as has been seen at least.
+        facts["gop"] = max(b - a for a, b in pairwise([*starts, times[-1] + step]))
+    if len(times) > 1 and times[-1] > times[0]:
+        facts["frame_rate"] = round((len(times) - 1) / (times[-1] - times[0]), 3)
+    formats = {stream: replace(stream, **facts) for stream in (reader.stream, *(unit.stream for unit in units))}
+    reader.stream = formats[reader.stream]
+    return [replace(unit, stream=formats[unit.stream]) for unit in units], facts
