@@ -1,0 +1,430 @@
+"""Sending the frames of a video sender over RTP, in place of the loop of aiortc's RTCRtpSender.
+
+What leaves is what aiortc would send, packet for packet. What differs is how: frames of a recording are made into
+encrypted packets many at a time, before they are due, so that most wakes of the event loop only hand over a frame to
+the kernel, with one or two system calls. After the sleep between two frames, whatever is touched first costs a hundred
+times what it costs afterwards; so the fewer wakes and the less code in each, the better.
+
+A large frame leaves in bursts over a part of its interval, and frames that come all at once (from a camera over TCP,
+say) leave at a bounded rate: receive buffers of 200 KiB, which is the default of Linux, hold 90 packets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import random
+import struct
+import time
+from collections import deque
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+from aiortc.rtp import RtpPacket
+
+from deepio_adapters.aiortc_sending import Protector, SenderHooks
+from deepio_core.media import h264, vp8
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiortc import RTCRtpSender
+
+    from deepio_adapters.engine import EngineStats
+    from deepio_adapters.media import EncodedFrame, VideoFeedback
+    from deepio_core.media.far import FarVideo
+
+__all__ = ["RtpSink"]
+
+logger = logging.getLogger(__name__)
+
+BURST: Final = 16
+"""Packets that leave at once: 20 kB, which any buffer on the way holds, and more than most frames have."""
+
+SPREAD: Final = 0.5
+"""Part of the interval to the next frame over which the bursts of a large one are spread."""
+
+MIN_GAP: Final = 0.001
+"""Seconds between two full bursts at least: 160 Mbit/s, for what comes late or all at once."""
+
+MAX_GAP: Final = 0.005
+"""Seconds between two bursts at most, whatever the interval: a still camera's picture is awaited, too."""
+
+SLACK: Final = 0.0005
+"""Seconds by which packets may leave early: less than the resolution of the event loop's timers, so that a wake that
+comes a moment early is not followed by another."""
+
+RETRY: Final = 0.002
+"""Seconds until the next attempt when the socket is full: at 1 Gbit/s its buffer has emptied by then."""
+
+MAX_BEHIND: Final = 0.5
+"""Seconds for which a frame may wait because the path is blocked. Then everything up to the next keyframe is dropped:
+what is half a second late is of no use to whoever looks at what is now."""
+
+MAX_WAITING: Final = 128
+"""Frames that may wait, due or not: twice the read-ahead of a recording with 120 frames per second. More are dropped up
+to the next keyframe."""
+
+HISTORY_TIME: Final = 1.5
+"""Seconds for which packets are kept for sending again; what is asked for later would come too late."""
+
+HISTORY_PACKETS: Final = 1024
+"""Packets kept at most, of more than one frame: 1.3 MB. aiortc keeps 128, less than a large keyframe."""
+
+PACK_START: Final = struct.Struct("!BBH").pack
+"""Makes what differs between the headers of a frame's packets."""
+
+CLOCK_RATE: Final = 90_000
+"""Units of RTP timestamps in a second (RFC 6184 section 5.1, RFC 7741 section 4.1)."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Burst:
+    """Packets that leave together."""
+
+    due: float
+    blocks: list[tuple[bytes, int]]
+    packets: int
+    octets: int
+    size: int
+
+
+@dataclasses.dataclass(slots=True)
+class _Packets:
+    """A frame, made into packets."""
+
+    frame: EncodedFrame
+    due: float
+    first: int
+    timestamp: int
+    picture_id: int
+    abs_send_time: int
+    payloads: list[bytes]
+    bursts: deque[_Burst] = dataclasses.field(default_factory=lambda: deque[_Burst]())
+    begun: bool = False
+    """A part of it has left, or all."""
+
+
+class RtpSink:
+    """A `media.VideoSink` over an RTCRtpSender of aiortc, which sends nothing itself any more.
+
+    Use it only where `aiortc_hooks.usable()`. All in the thread of the engine room.
+
+    Args:
+        sender: The sender, without a track, before the connection is made.
+        feedback: Whose frames are sent.
+        counters: Where it is counted what is dropped and sent again.
+        far: Tells what the far side can take, given the codec and the payload type that were agreed.
+    """
+
+    def __init__(
+        self,
+        sender: RTCRtpSender,
+        feedback: VideoFeedback,
+        counters: EngineStats,
+        far: Callable[[str, int], FarVideo],
+    ) -> None:
+        self._feedback = feedback
+        self._counters = counters
+        self._find_far = far
+        self._far: FarVideo
+        self._hooks = SenderHooks(sender, self)
+        self._ended: asyncio.Event | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: deque[tuple[float, EncodedFrame]] = deque()
+        self._ready: deque[_Packets] = deque()
+        self._history: deque[_Packets] = deque()
+        self._history_packets = 0
+        self._needs_keyframe = False
+        self._pumping = False
+        self._behind = False
+        self._free_at = 0.0
+        # As aiortc does: in the lower half, because SRTP loses count when the first ones wrap around and are lost.
+        self._sequence_number = random.randrange(1 << 15)
+        self._timestamp_origin = random.randrange(1 << 32)
+        self._picture_id = random.randrange(1 << 15)
+
+    # --- The sink ---
+
+    @property
+    def far(self) -> FarVideo:
+        """What was agreed, and what the far side can take."""
+        return self._far
+
+    @property
+    def backlog(self) -> int:
+        """Frames that were due and have not left completely."""
+        now = time.monotonic()
+        due = 0
+        for packets in self._ready:
+            if packets.due > now:
+                return due
+            due += 1
+        for when, _ in self._waiting:
+            if when > now:
+                break
+            due += 1
+        return due
+
+    def send(self, frame: EncodedFrame) -> None:
+        """Sends a frame when it is due (see `media.VideoSink`)."""
+        if self._ended is None:
+            return  # before the start, or after the end: whoever sends learns of it
+        if self._needs_keyframe:
+            if not frame.keyframe:
+                self._counters.send_dropped += 1
+                return
+            self._needs_keyframe = False
+        if len(self._ready) + len(self._waiting) >= MAX_WAITING:
+            self._drop("too many frames wait to be sent")
+            if self._needs_keyframe and not frame.keyframe:
+                self._counters.send_dropped += 1
+                return
+            self._needs_keyframe = False
+        self._waiting.append((max(frame.captured_at, time.monotonic()), frame))
+        if self._timer is None and not self._pumping:
+            self._pump()
+
+    # --- What aiortc's sender tells ---
+
+    async def run(self, codec: Any) -> None:
+        """Sends until the connection ends."""
+        self._far = self._find_far(codec.name, codec.payloadType)
+        self._payload_type = int(codec.payloadType)
+        self._profile, extensions = self._hooks.extensions(0xFFFFFF)
+        # Where the time goes in the header extensions, if it was agreed to send it.
+        self._time_at = extensions.find(b"\xff\xff\xff")
+        self._extensions = bytearray(extensions)
+        self._protector: Protector = self._hooks.protector()
+        self._ended = ended = asyncio.Event()
+        try:
+            self._feedback.started(self)
+            await ended.wait()
+        except Exception:
+            # aiortc waits for the end of this, and nothing else would say why there is none.
+            logger.exception("Sending video has failed.")
+        finally:
+            self._ended = None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            for queue in (self._waiting, self._ready, self._history):
+                queue.clear()
+            self._feedback.stopped()
+
+    def keyframe_requested(self) -> None:
+        """The far side needs a keyframe."""
+        if self._ended is not None:
+            self._counters.keyframe_requests += 1
+            self._feedback.keyframe_requested()
+
+    def reported(self, loss: float, round_trip: float | None) -> None:
+        """The far side has reported what it lost."""
+        if self._ended is not None:
+            self._counters.loss = loss
+            self._feedback.reported(loss, round_trip)
+
+    def estimated(self, bitrate: int) -> None:
+        """The far side has estimated what the path can carry."""
+        if self._ended is not None:
+            self._feedback.estimated(bitrate)
+
+    def lost(self, sequence_number: int) -> RtpPacket | None:
+        """The packet with a number, for sending it again; None if it is not kept any more."""
+        for packets in reversed(self._history):
+            index = (sequence_number - packets.first) & 0xFFFF
+            if index < len(packets.payloads):
+                packet = RtpPacket(
+                    payload_type=self._payload_type,
+                    marker=int(index == len(packets.payloads) - 1),
+                    sequence_number=sequence_number,
+                    timestamp=packets.timestamp,
+                    ssrc=self._hooks.ssrc,
+                    payload=packets.payloads[index],
+                )
+                packet.extensions.abs_send_time = packets.abs_send_time
+                self._counters.packets_resent += 1
+                return packet
+        return None
+
+    # --- Sending ---
+
+    def _pump(self) -> None:
+        """Sends what is due, and wakes when the next is."""
+        self._timer = None
+        self._pumping = True
+        try:
+            now = time.monotonic()
+            blocked = not self._send_due(now)
+            if self._ended is None:
+                return
+            if blocked:
+                self._drop_late(now)
+            elif not self._ready:
+                # The caches are warm now: what is due later takes a fraction of what it would take then.
+                while self._waiting:
+                    self._make_ready(now)
+        except ConnectionError as error:
+            logger.debug("Sending video ends: %s", error)
+            self._end()
+            return
+        finally:
+            self._pumping = False
+        self._arm(blocked)
+
+    def _send_due(self, now: float) -> bool:
+        """Sends what is due; False if the path is full."""
+        until = now + SLACK
+        while self._ready or (self._waiting and self._waiting[0][0] <= until):
+            if not self._ready:
+                self._make_ready(now)
+                continue
+            packets = self._ready[0]
+            while packets.bursts:
+                burst = packets.bursts[0]
+                if burst.due > until:
+                    return True
+                path = self._hooks.path()
+                if path is None:
+                    self._end()
+                    return False
+                for index, (block, size) in enumerate(burst.blocks):
+                    taken = path.send(block, size)
+                    if taken and not packets.begun:
+                        self._remember(packets)
+                    if taken < len(block):
+                        burst.blocks = [(block[taken:], size), *burst.blocks[index + 1 :]]
+                        return False
+                packets.bursts.popleft()
+                self._hooks.sent(burst.packets, burst.octets, burst.size, packets.timestamp)
+            self._ready.popleft()
+        return True
+
+    def _arm(self, blocked: bool) -> None:
+        """Wakes for what comes next, and says when nothing is left that should have gone."""
+        now = time.monotonic()
+        due = self._ready[0].due if self._ready else self._waiting[0][0] if self._waiting else None
+        if due is None or due > now:
+            if self._behind:
+                self._behind = False
+                self._feedback.drained()
+        else:
+            self._behind = True
+        if due is None or self._timer is not None:
+            return
+        wake = now + RETRY if blocked else self._ready[0].bursts[0].due if self._ready else due
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, wake - now), self._pump)
+
+    def _end(self) -> None:
+        """The connection has ended: `run` does the rest."""
+        if self._ended is not None:
+            self._ended.set()
+            self._ended = None
+
+    # --- Packets ---
+
+    def _make_ready(self, now: float) -> None:
+        """Makes the next frame into encrypted packets, with the times at which they leave."""
+        due, frame = self._waiting.popleft()
+        if self._far.codec == "H264":
+            payloads = h264.packetize(frame.data)
+        else:
+            payloads = vp8.packetize(frame.data, self._picture_id)
+        leaves = max(due, self._free_at, now)
+        packets = _Packets(
+            frame=frame,
+            due=due,
+            first=self._sequence_number,
+            timestamp=(self._timestamp_origin + round(frame.pts * CLOCK_RATE)) & 0xFFFFFFFF,
+            picture_id=self._picture_id,
+            abs_send_time=_abs_send_time(leaves),
+            payloads=payloads,
+        )
+        self._picture_id = (self._picture_id + 1) & 0x7FFF
+        count = len(payloads)
+        self._sequence_number = (self._sequence_number + count) & 0xFFFF
+        if not count:
+            return  # nothing that RTP could carry
+        late = leaves - due > MIN_GAP * BURST
+        gap = MIN_GAP if late else min(max(frame.interval * SPREAD * BURST / count, MIN_GAP), MAX_GAP)
+        for start, end in pairwise([*range(0, count, BURST), count]):
+            packets.bursts.append(self._make_burst(packets, start, end, leaves))
+            self._free_at = leaves + MIN_GAP * (end - start) / BURST
+            leaves += gap
+        self._ready.append(packets)
+
+    def _make_burst(self, packets: _Packets, start: int, end: int, leaves: float) -> _Burst:
+        if self._time_at >= 0:
+            self._extensions[self._time_at : self._time_at + 3] = _abs_send_time(leaves).to_bytes(3)
+        # RFC 3550 section 5.1, and RFC 8285 section 4.1.2 for the header extensions.
+        rest = struct.pack("!LL", packets.timestamp, self._hooks.ssrc)
+        first_byte = 0x80
+        if self._extensions:
+            first_byte |= 0x10
+            rest += struct.pack("!HH", self._profile, len(self._extensions) >> 2) + self._extensions
+        last = len(packets.payloads) - 1
+        payload_type, number, payloads = self._payload_type, packets.first, packets.payloads
+        blocks = self._protector.protect(
+            [
+                PACK_START(
+                    first_byte, payload_type | 0x80 if index == last else payload_type, (number + index) & 0xFFFF
+                )
+                + rest
+                + payloads[index]
+                for index in range(start, end)
+            ]
+        )
+        return _Burst(
+            leaves,
+            blocks,
+            end - start,
+            sum(map(len, payloads[start:end])),
+            sum(len(block) for block, _ in blocks),
+        )
+
+    def _remember(self, packets: _Packets) -> None:
+        """Keeps what leaves for a while, in case that the far side misses it."""
+        packets.begun = True
+        history = self._history
+        history.append(packets)
+        self._history_packets += len(packets.payloads)
+        oldest = packets.due - HISTORY_TIME
+        while len(history) > 1 and (self._history_packets > HISTORY_PACKETS or history[0].due < oldest):
+            self._history_packets -= len(history.popleft().payloads)
+
+    # --- Falling behind ---
+
+    def _drop_late(self, now: float) -> None:
+        """Drops when the path has been blocked for too long."""
+        # A frame of which a part has left is finished: nobody can use a part.
+        stuck = [packets.due for packets in self._ready if not packets.begun]
+        stuck += [due for due, _ in self._waiting]
+        if stuck and now - stuck[0] > MAX_BEHIND:
+            self._drop("the path is blocked")
+
+    def _drop(self, why: str) -> None:
+        """Drops what waits, up to the newest keyframe; without one, everything until one comes, which is asked for."""
+        ready, self._ready = list(self._ready), deque()
+        if ready and ready[0].begun:
+            self._ready.append(ready.pop(0))
+        if ready:
+            # Their numbers have not been seen by anybody: with a gap, the far side would ask for what never was.
+            self._sequence_number, self._picture_id = ready[0].first, ready[0].picture_id
+        waiting = [*((packets.due, packets.frame) for packets in ready), *self._waiting]
+        keyframe = next((i for i in reversed(range(len(waiting))) if waiting[i][1].keyframe), len(waiting))
+        if keyframe == 0 and len(waiting) >= MAX_WAITING:
+            keyframe = len(waiting)  # a second for which nothing could be sent: what comes next is newer
+        self._waiting = deque(waiting[keyframe:])
+        self._counters.send_dropped += keyframe
+        self._free_at = 0.0
+        logger.debug("%d frames are not sent: %s.", keyframe, why)
+        if not self._waiting and keyframe:
+            self._needs_keyframe = True
+            self._feedback.keyframe_requested()
+
+
+def _abs_send_time(when: float) -> int:
+    """The header extension abs-send-time: seconds modulo 64, 18 bits behind the point. `when` is monotonic."""
+    # NTP's epoch is a multiple of 64 s before that of Unix.
+    return int((when - time.monotonic() + time.time()) * (1 << 18)) & 0xFFFFFF
