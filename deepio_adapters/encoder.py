@@ -44,6 +44,9 @@ MIN_SIDE = 16
 REOPEN_ABOVE = 0.15
 """Change of the bitrate, as a part of it, for which an encoder that cannot follow is opened again, with a keyframe."""
 
+MUCH_LESS = 0.6
+"""The same for an encoder that follows the bitrate, but whose rate buffer does not."""
+
 REOPEN_AFTER = 2.0
 """Seconds from a keyframe before such an encoder is opened again for more bitrate. Less bitrate does not wait."""
 
@@ -107,7 +110,8 @@ class VideoEncoder:
     def bitrate(self) -> int:
         """Bits per second aimed at; what is set is brought into the bounds of the options, and holds from then on.
 
-        libx264 follows without a keyframe. Others are opened again when the change is worth it, with a keyframe.
+        libx264 follows without a keyframe, up to twice the bitrate it was opened with. Others, and libx264 beyond that,
+        are opened again when the change is worth it, with a keyframe.
         """
         return self._bitrate
 
@@ -177,14 +181,23 @@ class VideoEncoder:
 
     def _reopens(self, pts: float, keyframe: bool) -> bool:
         """Whether an encoder that cannot follow the bitrate has to begin anew for it."""
-        if self._context is None or not self._kinds or self._kinds[0].follows_bitrate:
+        if self._context is None or not self._kinds:
             return False
-        change = self._bitrate / self._opened_bitrate - 1
+        kind = self._kinds[0]
+        wanted = self._opening_bitrate(kind)
+        change = wanted / self._opened_bitrate - 1
+        if kind.follows_bitrate:
+            # Its rate buffer is as it was opened; once the bitrate has become much smaller, the next keyframe is
+            # taken as an occasion for a smaller one.
+            return self._bitrate > self._opened_bitrate or (keyframe and change < -MUCH_LESS)
         return (
             (keyframe and change != 0)  # then it costs nothing
             or change < -REOPEN_ABOVE
             or (change > REOPEN_ABOVE and pts - self._keyframe_pts >= REOPEN_AFTER)
         )
+
+    def _opening_bitrate(self, kind: EncoderKind) -> int:
+        return min(self._options.max_bitrate, round(self._bitrate * kind.headroom))
 
     def _encode(self, source: VideoFrame, ticks: int, keyframe: bool) -> tuple[bytes, bool]:
         """Encodes with the best encoder that works; returns the bytes, and whether they are a keyframe."""
@@ -240,7 +253,7 @@ class VideoEncoder:
             colours=(picture.colorspace, picture.color_primaries, picture.color_trc, picture.color_range),
         )
         if self._context is None or shape != self._shape:
-            self._opened_bitrate = self._options.max_bitrate if kind.follows_bitrate else self._bitrate
+            self._opened_bitrate = self._opening_bitrate(kind)
             self._context = open_encoder(
                 kind, self._options, shape, bitrate=self._opened_bitrate, frame_rate=self._frame_rate
             )

@@ -37,7 +37,7 @@ Codec: TypeAlias = Literal["H264", "VP8"]
 """What video is encoded in."""
 
 BUFFER_TIME = 0.5
-"""Seconds at the full bitrate that the encoder may send on top of it: for keyframes, which are larger than others."""
+"""Seconds at the bitrate of the opening that may be sent on top of it: for keyframes, which are larger than others."""
 
 MAX_KEYFRAME = 140_000
 """Bytes of a keyframe at most if the options do not tell: receivers up to aiortc 1.15 hold no more than 128 packets."""
@@ -95,8 +95,14 @@ class EncoderKind:
     """Makes FFmpeg's options from ours, the bitrate to open it with, and the frame rate."""
     hardware: bool = False
     """It needs hardware that may not be there."""
-    follows_bitrate: bool = False
-    """It takes another bitrate while it runs, up to the one that it was opened with, without a keyframe."""
+    headroom: float = 1.0
+    """The bitrate that it is opened with, as a multiple of the one that it is to begin with. Above 1: it takes another
+    bitrate while it runs, up to the one that it was opened with, without a keyframe."""
+
+    @property
+    def follows_bitrate(self) -> bool:
+        """It takes another bitrate while it runs."""
+        return self.headroom > 1
 
 
 def _buffer(options: VideoOptions, bitrate: int) -> float:
@@ -114,6 +120,7 @@ def _x264(options: VideoOptions, bitrate: int, frame_rate: float) -> dict[str, s
         "preset": "superfast",
         "tune": "zerolatency",
         "profile": "baseline",
+        "aq-mode": "0",
         "forced-idr": "1",
         "sc_threshold": "0",
         **_rates(options, bitrate),
@@ -141,6 +148,8 @@ def _vpx(options: VideoOptions, bitrate: int, frame_rate: float) -> dict[str, st
         "undershoot-pct": "100",
         "overshoot-pct": "15",
         "max-intra-rate": str(max(100, round(100 * keyframe * frame_rate / bitrate))),
+        "qmin": "2",
+        "qmax": "56",
         "minrate": str(bitrate),
         "maxrate": str(bitrate),
         "bufsize": str(bitrate),
@@ -209,9 +218,7 @@ KINDS = (
         name="h264_mf", codec="H264", pixel_formats=(_SEMIPLANAR, _PLANAR), settings=_media_foundation, hardware=True
     ),
     EncoderKind(name="h264_v4l2m2m", codec="H264", pixel_formats=(_PLANAR, _SEMIPLANAR), settings=_v4l2, hardware=True),
-    EncoderKind(
-        name="libx264", codec="H264", pixel_formats=(_PLANAR, _SEMIPLANAR), settings=_x264, follows_bitrate=True
-    ),
+    EncoderKind(name="libx264", codec="H264", pixel_formats=(_PLANAR, _SEMIPLANAR), settings=_x264, headroom=2.0),
     EncoderKind(name="libopenh264", codec="H264", pixel_formats=(_PLANAR,), settings=_openh264),
     EncoderKind(name="libvpx", codec="VP8", pixel_formats=(_PLANAR,), settings=_vpx),
 )
