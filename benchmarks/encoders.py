@@ -5,7 +5,7 @@
 Every setting encodes the same pictures at the same bitrate, one by one, with a keyframe at the first and at one in the
 middle, and decodes them again. Told are milliseconds of CPU time a frame (of all threads), the PSNR of the luma, the
 bitrate reached, the largest frame, and the most that went out in half a second, as a multiple of what the bitrate
-allows in that time: what a network has to take. "ours" is what `VideoEncoder` uses; the others change it in what they name.
+allows in that time: what a network has to take. "ours" is what `VideoEncoder` uses; the others change what they name.
 """
 
 from __future__ import annotations
@@ -160,9 +160,7 @@ def measure(
                 error += float(np.mean(np.square(luma(decoded) - luma(picture))))
     seconds = len(pictures) / RATE
     window = RATE // 2
-    burst = (
-        max(sum(sizes[start : start + window]) for start in range(len(sizes) - window)) * 8 / (bitrate * window / RATE)
-    )
+    most = max(sum(sizes[start : start + window]) for start in range(len(sizes) - window)) * 8
     return Row(
         codec,
         setting,
