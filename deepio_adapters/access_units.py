@@ -12,12 +12,12 @@ from av.bitstream import BitStreamFilterContext
 from av.video.codeccontext import VideoCodecContext
 
 from deepio_adapters.demuxing import Demuxer, as_float
+from deepio_adapters.source_urls import SourceError
 from deepio_core.media import h264
 from deepio_core.media.stream import StreamFormat
 from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
-
     from av.packet import Packet
 
 __all__ = ["AccessUnit", "AccessUnitReader", "same_decoding", "scan"]
@@ -232,14 +232,19 @@ def scan(reader: AccessUnitReader, rotation: int = 0) -> tuple[list[AccessUnit],
         The pictures that were read, and what was found out, as fields of `StreamFormat`.
 
     Raises:
-        SourceError: Reading failed.
+        SourceError: Nothing could be read.
     """
     units: list[AccessUnit] = []
     times: list[float] = []
     b_frames: bool | None = None
     size, step = 0, 1 / (reader.stream.frame_rate or _DEFAULT_FRAME_RATE)
     while size < SCAN_BYTES and (not times or times[-1] - times[0] < SCAN_TIME):
-        unit = reader.read()
+        try:
+            unit = reader.read()
+        except SourceError:
+            if not units:
+                raise
+            break  # the rest is told when it is reached
         if unit is None:
             break
         units.append(unit)

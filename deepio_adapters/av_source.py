@@ -106,8 +106,9 @@ class AvSource(Source):
             SourceError: Reading failed, there is no keyframe, or a live source ended.
             LocalProtocolError: `open` was not called.
         """
+        info = self._opened()
         try:
-            yield from self._packets()
+            yield from self._packets(info)
             self._closed.wait(max(0.0, self._last_due - time.monotonic()))
         finally:
             self.close()
@@ -119,9 +120,10 @@ class AvSource(Source):
             SourceError: Reading failed, nothing can be decoded, or a live source ended.
             LocalProtocolError: `open` was not called.
         """
+        info = self._opened()
         decoder: PictureDecoder | None = None
         try:
-            for packet in self._packets():
+            for packet in self._packets(info):
                 if isinstance(packet, SourceGap):
                     if decoder is not None:
                         decoder.flush()
@@ -148,11 +150,14 @@ class AvSource(Source):
                 return
             yield frame
 
-    def _packets(self) -> Iterator[SourcePacket | SourceGap]:
+    def _opened(self) -> SourceInfo:
         if self._info is None:
             raise LocalProtocolError(f"{self.name} is not open.", remedy="Call open first.")
+        return self._info
+
+    def _packets(self, info: SourceInfo) -> Iterator[SourcePacket | SourceGap]:
         try:
-            yield from self._live_packets() if self._info.live else self._recorded_packets()
+            yield from self._live_packets() if info.live else self._recorded_packets()
         except SourceClosedError:
             return
 
@@ -248,7 +253,6 @@ class AvSource(Source):
 
     def _release(self) -> None:
         demuxer, self._demuxer = self._demuxer, None
-        self._scanned.clear()
         if demuxer is not None:
             demuxer.close()
 
