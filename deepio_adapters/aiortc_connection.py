@@ -89,7 +89,12 @@ class _PeerConnection(Negotiation):
         self._blind = 0
         super().__init__(engine, start)
         if engine.feed is not None:
-            self._sender = Sender(engine.feed, engine.counters, lambda why: self.fail(Cause.SOURCE_ENDED, why))
+            self._sender = Sender(
+                engine.feed,
+                engine.counters,
+                lambda why: self.fail(Cause.SOURCE_ENDED, why),
+                engine.sent_frames.sent,
+            )
 
     # --- Descriptions ---
 

@@ -10,30 +10,30 @@ All of it lives inside the `async with`: leaving it says goodbye to the remote p
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import logging
 import random
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypeVar
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 
 import anyio
 import anyio.lowlevel
 
+from deepio_adapters.audience import Audience, Handler
 from deepio_adapters.client_stats import ClientStats
 from deepio_adapters.driver import Dial, Driver
 from deepio_adapters.engine import EngineConfig, EngineFactory, open_engine
 from deepio_adapters.groups import unwrapped
 from deepio_adapters.link import SignalingLink, open_link
 from deepio_adapters.rates import RateMeter
-from deepio_adapters.streams import FrameStream, MessageStream
+from deepio_adapters.streams import FrameStream, MessageStream, ResultStream
 from deepio_core import outputs, session
 from deepio_core.errors import DeepIOError, LocalProtocolError
 from deepio_core.jsontext import encode, utf8_size
-from deepio_core.messages import MetadataMessage, to_json
+from deepio_core.messages import DataMessage, MetadataMessage, to_json
 from deepio_core.records import dataclass
 from deepio_core.states import PeerState
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskStatus
 
+    from deepio_adapters.pairing import Result
+    from deepio_adapters.sources import SourceFrame
     from deepio_adapters.tls import TLSOptions
     from deepio_core.address import SignalingAddress
     from deepio_core.jsontext import JSON
@@ -56,12 +58,6 @@ LEAVE_TIMEOUT: Final = 5.0
 
 MEASURE_INTERVAL: Final = 1.0
 """Seconds between two looks at the counters."""
-
-T = TypeVar("T")
-
-Handler: TypeAlias = Callable[[Any], "Awaitable[object] | object"]
-"""A function or coroutine function that takes a message (the JSON value that came) or a frame (a BGR array (H, W, 3) of
-uint8)."""
 
 EventHandler: TypeAlias = Callable[[session.SessionEvent], object]
 """A function that takes an event of the session; it must not block."""
@@ -122,16 +118,11 @@ class Client:
         self._thread: int | None = None
         self._driven = self._stopping = False
         self._metadata = config.session.metadata
-        self._data_handlers: list[Handler] = []
-        self._frame_handlers: list[Handler] = []
         self._event_handlers: list[EventHandler] = []
-        self._messages: WeakSet[MessageStream] = WeakSet()
-        self._frames: WeakSet[FrameStream] = WeakSet()
-        self._handled_messages = MessageStream(_nothing)
-        self._handled_frames = FrameStream(_nothing)
-        self._messages.add(self._handled_messages)
-        self._frames.add(self._handled_frames)
-        self._messages_received = self._messages_dropped = self._frames_dropped = self._connections = 0
+        self._messages = Audience(MessageStream, _raw)
+        self._results = Audience(lambda at_end: ResultStream(at_end, self._frame_of), _itself)
+        self._frames = Audience(FrameStream, _array)
+        self._messages_received = self._connections = 0
         self._last_error: str | None = None
         self._ended: session.SessionEnded | None = None
         self._changed = anyio.Event()
@@ -176,8 +167,8 @@ class Client:
                     scope.shield = True
                     if self._stopping:
                         driver.feed(session.Stop())
-                    tasks.start_soon(self._serve, self._handled_messages, self._data_handlers, _raw)
-                    tasks.start_soon(self._serve, self._handled_frames, self._frame_handlers, _array)
+                    for audience in self._audiences:
+                        tasks.start_soon(audience.serve)
                     tasks.start_soon(self._spread_frames, driver)
                     tasks.start_soon(self._measure, driver)
                     try:
@@ -206,7 +197,7 @@ class Client:
         return self._session
 
     def _engine_config(self) -> EngineConfig:
-        wanted = self.config.engine.receive_video or bool(self._frame_handlers)
+        wanted = self.config.engine.receive_video or bool(self._frames.handlers)
         return dataclasses.replace(self.config.engine, receive_video=wanted)
 
     def _dial(self) -> AbstractAsyncContextManager[SignalingLink]:
@@ -229,11 +220,13 @@ class Client:
         while self._ended is None and not self._driven:
             await self._changed.wait()
 
+    @property
+    def _audiences(self) -> tuple[Audience[MessageStream], Audience[ResultStream], Audience[FrameStream]]:
+        return self._messages, self._results, self._frames
+
     def _close_streams(self) -> None:
-        for messages in list(self._messages):
-            messages.close()
-        for frames in list(self._frames):
-            frames.close()
+        for audience in self._audiences:
+            audience.close()
 
     # --- What the application asks -----------------------------------------------------------------------------
 
@@ -243,7 +236,7 @@ class Client:
         Handlers are called one after the other. One that raises is logged, and the others still run. A `data` message
         is acknowledged before.
         """
-        self._data_handlers.append(handler)
+        self._messages.handlers.append(handler)
 
     def remove_data_handler(self, handler: Handler) -> None:
         """Undo `add_data_handler`.
@@ -251,7 +244,7 @@ class Client:
         Raises:
             ValueError: There is no such handler.
         """
-        self._data_handlers.remove(handler)
+        self._messages.handlers.remove(handler)
 
     def add_frame_handler(self, handler: Handler) -> None:
         """Have `handler` called with the newest frame that came, as BGR array (H, W, 3) of uint8.
@@ -261,7 +254,11 @@ class Client:
         """
         if self._driver is not None:
             self._demand_video()
-        self._frame_handlers.append(handler)
+        self._frames.handlers.append(handler)
+
+    def add_result_handler(self, handler: Handler) -> None:
+        """Have `handler` called with each `Result` that comes: a `data` message and the frame it belongs to."""
+        self._results.handlers.append(handler)
 
     def add_event_handler(self, handler: EventHandler) -> None:
         """Have `handler` called with each event of the session: states, failures, retries. It must not block."""
@@ -272,7 +269,14 @@ class Client:
 
         The iteration ends with the session, and raises `SessionEndedError` if the session has failed.
         """
-        return self._register(MessageStream(self._raise_if_failed), self._messages)
+        return self._messages.stream(self._raise_if_failed)
+
+    def results(self) -> ResultStream:
+        """The results from now on, each with the frame it belongs to, to be read by `async for`.
+
+        The iteration ends with the session, and raises `SessionEndedError` if the session has failed.
+        """
+        return self._results.stream(self._raise_if_failed)
 
     def frames(self) -> FrameStream:
         """The newest frames from now on, to be read by `async for`.
@@ -283,16 +287,10 @@ class Client:
             LocalProtocolError: The client refuses the remote peer's video.
         """
         self._demand_video()
-        return self._register(FrameStream(self._raise_if_failed), self._frames)
-
-    def _register(self, stream: _Stream, streams: WeakSet[_Stream]) -> _Stream:
-        if self._ended is not None:
-            stream.close()
-        streams.add(stream)
-        return stream
+        return self._frames.stream(self._raise_if_failed)
 
     def _demand_video(self) -> None:
-        if not (self.config.engine.receive_video or self._frame_handlers):
+        if not (self.config.engine.receive_video or self._frames.handlers):
             raise LocalProtocolError(
                 "No frames come, since the remote peer's video is refused.",
                 remedy="Set receive_video, or add a frame handler before the start.",
@@ -388,18 +386,14 @@ class Client:
             LocalProtocolError: The client does not run yet.
         """
         driver = self._running
-        # What nobody was to handle has not been missed.
-        unread = None if self._data_handlers else self._handled_messages
-        unseen = None if self._frame_handlers else self._handled_frames
         return ClientStats.gather(
             driver.engine.stats(),
             self._rates,
             state=self.state,
             remote_id=self.remote_id,
-            frames_missed=sum(stream.dropped for stream in self._frames if stream is not unseen),
+            frames_missed=self._frames.missed,
             messages_received=self._messages_received,
-            messages_missed=sum(stream.dropped for stream in self._messages if stream is not unread)
-            + driver.reports_dropped,
+            messages_missed=self._messages.missed + self._results.missed + driver.reports_dropped,
             reconnects=max(0, self._connections - 1),
             last_error=self._last_error,
         )
@@ -416,8 +410,9 @@ class Client:
         match event:
             case session.MessageReceived():
                 self._messages_received += 1
-                for stream in self._messages:
-                    stream.put(event.message)
+                self._messages.put(event.message)
+                if isinstance(event.message, DataMessage) and self._driver is not None:
+                    self._results.put(self._driver.engine.sent_frames.pair(event.message, time.monotonic()))
             case outputs.Connected():
                 self._connections += 1
             case session.Retrying():
@@ -446,22 +441,12 @@ class Client:
                 f"The session has ended: {ended.detail.rstrip('.')}.", remedy=ended.remedy, cause=ended.cause
             )
 
-    async def _serve(
-        self, stream: MessageStream | FrameStream, handlers: list[Handler], convert: Callable[[Any], object]
-    ) -> None:
-        async for item in stream:
-            for handler in list(handlers):
-                try:
-                    result = handler(convert(item))
-                    if inspect.isawaitable(result):
-                        await result
-                except Exception:
-                    logger.exception("A handler has failed.")
+    def _frame_of(self, result: Result) -> SourceFrame | None:
+        return None if self._driver is None else self._driver.engine.sent_frames.frame(result)
 
     async def _spread_frames(self, driver: Driver) -> None:
         async for frame in driver.engine.frames:
-            for stream in self._frames:
-                stream.put(frame)
+            self._frames.put(frame)
 
     async def _measure(self, driver: Driver) -> None:
         while True:
@@ -472,16 +457,13 @@ class Client:
             await anyio.sleep(MEASURE_INTERVAL)
 
 
-_Stream = TypeVar("_Stream", MessageStream, FrameStream)
-
-
-def _nothing() -> None:
-    """The end of a stream that nobody iterates but the client."""
-
-
 def _raw(message: Any) -> object:
     return message.raw
 
 
 def _array(frame: Any) -> object:
     return frame.to_ndarray()
+
+
+def _itself(result: Any) -> object:
+    return result

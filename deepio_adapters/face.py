@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from deepio_adapters.sources import FrameFeed
-    from deepio_adapters.streams import FrameStream, MessageStream
+    from deepio_adapters.streams import FrameStream, MessageStream, ResultStream
     from deepio_core.jsontext import JSON
     from deepio_core.media.options import VideoMode
     from deepio_core.policy import Policy
@@ -86,6 +86,8 @@ class DeepIOBase:
         allow_plain: Allow `ws://` to another machine.
         ice_servers: STUN and TURN servers; none by default.
         channel: The data channel that we make for those who call us.
+        keep_frames: Seconds for which frames that are sent are kept, at most 300 of them, so that results come with the
+            frame they belong to; for that, copied video is decoded as well. 0 for none.
         receive_video: Frames of the remote peer will be read by `frames()`. A frame handler implies it.
         media_sink: File to record the remote peer's video to.
         loop: Start the source again at its end.
@@ -122,6 +124,7 @@ class DeepIOBase:
         allow_plain: bool | None = None,
         ice_servers: Sequence[IceServer] = (),
         channel: ChannelOptions | None = None,
+        keep_frames: float = 0.0,
         receive_video: bool = False,
         media_sink: str | None = None,
         loop: bool = False,
@@ -150,6 +153,7 @@ class DeepIOBase:
             engine=EngineConfig(
                 source=None if source is None else make_source,
                 video=video if isinstance(video, VideoOptions) else VideoOptions(mode=video),
+                keep_frames=keep_frames,
                 receive_video=receive_video,
                 media_sink=media_sink,
                 ice_servers=tuple(ice_servers),
@@ -175,6 +179,7 @@ class DeepIOBase:
         self._context: AbstractAsyncContextManager[Client] | None = None
         self._data_handlers: list[Handler] = []
         self._frame_handlers: list[Handler] = []
+        self._result_handlers: list[Handler] = []
         self._event_handlers: list[EventHandler] = []
 
     # --- The life ----------------------------------------------------------------------------------------------
@@ -194,6 +199,8 @@ class DeepIOBase:
             client.add_data_handler(handler)
         for handler in self._frame_handlers:
             client.add_frame_handler(handler)
+        for handler in self._result_handlers:
+            client.add_result_handler(handler)
         for event_handler in self._event_handlers:
             client.add_event_handler(event_handler)
         self._client = client
@@ -272,6 +279,16 @@ class DeepIOBase:
             self._client.add_frame_handler(handler)
         self._frame_handlers.append(handler)
 
+    def add_result_handler(self, handler: Handler) -> None:
+        """Have `handler` called with each result that comes, and the frame it belongs to.
+
+        Args:
+            handler: A function or coroutine function that takes a `deepio_adapters.pairing.Result`.
+        """
+        self._result_handlers.append(handler)
+        if self._client is not None:
+            self._client.add_result_handler(handler)
+
     def add_event_handler(self, handler: EventHandler) -> None:
         """Have `handler` called with each event: states, failures, retries (see `deepio_core.session`).
 
@@ -289,6 +306,14 @@ class DeepIOBase:
             LocalProtocolError: It does not run.
         """
         return self._running.messages()
+
+    def results(self) -> ResultStream:
+        """The results from now on, each with the frame it belongs to, to be read by `async for`.
+
+        Raises:
+            LocalProtocolError: It does not run.
+        """
+        return self._running.results()
 
     def frames(self) -> FrameStream:
         """The newest frames of the remote peer from now on, to be read by `async for`.

@@ -138,7 +138,12 @@ class _MemoryNegotiation(Negotiation):
         stats = self.engine.counters
         stats.codec_out, stats.codec_in = "VP8" if sends else None, "VP8" if receives else None
         if sends and self.engine.feed is not None:
-            self._sender = Sender(self.engine.feed, stats, lambda why: self.fail(Cause.SOURCE_ENDED, why))
+            self._sender = Sender(
+                self.engine.feed,
+                stats,
+                lambda why: self.fail(Cause.SOURCE_ENDED, why),
+                self.engine.sent_frames.sent,
+            )
             self.spawn(self._send_frames(self._sender))
 
     async def _send_frames(self, sender: Sender) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
 
+from deepio_adapters.pairing import Result
 from deepio_adapters.slots import LatestSlot, SlotClosedError
 from deepio_core.messages import Message
 
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from deepio_adapters.frames import ReceivedFrame
+    from deepio_adapters.sources import SourceFrame
 
-__all__ = ["FrameStream", "MessageStream", "QueueStream"]
+__all__ = ["FrameStream", "MessageStream", "QueueStream", "ResultStream"]
 
 T = TypeVar("T")
 
@@ -67,6 +70,23 @@ class QueueStream(Generic[T]):
 
 class MessageStream(QueueStream[Message]):
     """DEEP messages for one consumer."""
+
+
+class ResultStream(QueueStream[Result]):
+    """Results for one consumer, each with its frame if that is kept still when the result is read.
+
+    Args:
+        at_end: Called when the session has ended and all is read; raises if it has failed.
+        frame: Finds the frame of a result: late, so that results that wait do not keep frames.
+    """
+
+    def __init__(self, at_end: Callable[[], object], frame: Callable[[Result], SourceFrame | None]) -> None:
+        super().__init__(at_end)
+        self._frame = frame
+
+    async def __anext__(self) -> Result:
+        result = await super().__anext__()
+        return dataclasses.replace(result, frame=self._frame(result))
 
 
 class FrameStream:

@@ -120,10 +120,11 @@ async def test_a_frame_handler_that_raises_is_logged_and_a_coroutine_is_awaited(
 async def test_streams_that_nobody_keeps_cost_nothing(world):
     client, _ = make(world, engine=EngineConfig(receive_video=True))
     async with client:
-        before = len(client._messages), len(client._frames)
+        before = len(client._messages), len(client._results), len(client._frames)
         client.messages()
+        client.results()
         client.frames()
-        assert (len(client._messages), len(client._frames)) == before
+        assert (len(client._messages), len(client._results), len(client._frames)) == before
 
 
 async def test_each_stream_has_its_own_queue(world):
