@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import field, replace
 from fractions import Fraction
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import av.error
 from av.bitstream import BitStreamFilterContext
+from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 
 from deepio_adapters.demuxing import Demuxer, as_float
@@ -18,7 +18,9 @@ from deepio_core.media.stream import StreamFormat
 from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
+    import av
     from av.packet import Packet
+    from av.video.stream import VideoStream
 
 __all__ = ["AccessUnit", "AccessUnitReader", "same_decoding", "scan"]
 
@@ -81,16 +83,27 @@ class AccessUnitReader:
     ) -> None:
         self._demuxer = demuxer
         self._facts = facts or {}
-        self._filter: BitStreamFilterContext | None = None
-        self._packer: VideoCodecContext | None = None
+        # Any: PyAV's stubs leave the kind of their packets open.
+        self._filter: Any = None
+        self._packer: Any = None
         self._sets: tuple[bytes, ...] = ()
         self._tick = as_float(demuxer.video.time_base) if demuxer.has_clock else None
         self._newest = float("-inf")
+        self._looks_for_turn = False
         self._inspected = 0
         self.stream = self._describe()
         """The format of the newest picture, and of the first one before there is one."""
+        self.rotation = 0
+        """Degrees, clockwise, by which the container wants pictures turned; known after `look_for_turn`."""
         if known is not None and same_decoding(known, self.stream):
             self.stream = known
+
+    def look_for_turn(self) -> None:
+        """Decodes the next keyframe to find out whether pictures are to be turned, if the container can say so.
+
+        PyAV tells that of pictures only.
+        """
+        self._looks_for_turn = self._demuxer.container.startswith(_CONTAINERS_WITH_ROTATION)
 
     def read(self, sound: list[Packet[Any]] | None = None) -> AccessUnit | None:
         """Returns the next picture; None at the end. Packets of sound on the way are appended to `sound`.
@@ -107,10 +120,13 @@ class AccessUnitReader:
 
     def _convert(self, packet: Packet[Any]) -> AccessUnit:
         decoded_at, shown_at = self._time(packet.dts), self._time(packet.pts)
+        if self._looks_for_turn and packet.is_keyframe:
+            self._looks_for_turn = False
+            self.rotation = _rotation(packet)
         if self._filter is not None:
             packet = self._unpack(packet)
         if self._packer is not None:
-            packet = self._packer.encode(packet.decode()[0])[0]
+            packet = cast("Packet[Any]", self._packer.encode(packet.decode()[0])[0])
         data, keyframe = bytes(packet), packet.is_keyframe
         if self.stream.codec == "h264":
             keyframe = keyframe or h264.is_keyframe(data)
@@ -129,10 +145,9 @@ class AccessUnitReader:
         )
 
     def _unpack(self, packet: Packet[Any]) -> Packet[Any]:
-        assert self._filter is not None, "the caller has looked"
         try:
-            units = self._filter.filter(packet)
-        except (av.error.FFmpegError, ValueError):
+            units: list[Packet[Any]] = self._filter.filter(packet)
+        except (FFmpegError, ValueError):
             # Lengths that lead out of the packet: damaged, which the decoder will find too.
             self._filter.flush()
             return packet
@@ -213,6 +228,16 @@ def _raw_packer(context: VideoCodecContext) -> VideoCodecContext:
     return packer
 
 
+def _rotation(keyframe: Packet[VideoStream]) -> int:
+    context: Any = keyframe.stream.codec_context
+    context.thread_count = 1  # no threads for one picture
+    try:
+        pictures: list[av.VideoFrame] = context.decode(keyframe) or context.decode(None)
+    except (FFmpegError, OSError, ValueError):
+        return 0
+    return -pictures[0].rotation % 360 if pictures else 0
+
+
 def same_decoding(one: StreamFormat, other: StreamFormat) -> bool:
     """Tells whether a decoder of one format can go on with the other."""
     return all(
@@ -221,12 +246,11 @@ def same_decoding(one: StreamFormat, other: StreamFormat) -> bool:
     )
 
 
-def scan(reader: AccessUnitReader, rotation: int = 0) -> tuple[list[AccessUnit], dict[str, Any]]:
+def scan(reader: AccessUnitReader) -> tuple[list[AccessUnit], dict[str, Any]]:
     """Reads the beginning of a recording, and tells what can be seen there of the stream.
 
     Args:
         reader: Where from.
-        rotation: Degrees by which its pictures must be turned.
 
     Returns:
         The pictures that were read, and what was found out, as fields of `StreamFormat`.
@@ -237,6 +261,7 @@ def scan(reader: AccessUnitReader, rotation: int = 0) -> tuple[list[AccessUnit],
     units: list[AccessUnit] = []
     times: list[float] = []
     b_frames: bool | None = None
+    reader.look_for_turn()
     size, step = 0, 1 / (reader.stream.frame_rate or _DEFAULT_FRAME_RATE)
     while size < SCAN_BYTES and (not times or times[-1] - times[0] < SCAN_TIME):
         try:
@@ -251,7 +276,7 @@ def scan(reader: AccessUnitReader, rotation: int = 0) -> tuple[list[AccessUnit],
         size += len(unit.data)
         times.append(unit.decoded_at if unit.decoded_at is not None else len(times) * step)
         b_frames = unit.stream.b_frames or False
-    facts: dict[str, Any] = {"rotation": rotation, "b_frames": b_frames}
+    facts: dict[str, Any] = {"rotation": reader.rotation, "b_frames": b_frames}
     sizes = [len(unit.data) for unit in units if unit.keyframe]
     if sizes:
         starts = [time for unit, time in zip(units, times, strict=True) if unit.keyframe]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 import av.error
@@ -77,8 +77,9 @@ class PictureDecoder:
         return frames
 
     def _take(self, raw: Packet[Stream] | None) -> list[SourceFrame]:
+        context: Any = self._context  # PyAV's stubs leave the kind of packets open
         try:
-            pictures = self._context.decode(raw)
+            pictures: list[av.VideoFrame] = context.decode(raw)
         except (av.error.FFmpegError, OSError, ValueError):
             if raw is not None:
                 self.errors += 1
