@@ -290,6 +290,7 @@ class _PeerConnection(Negotiation):
                             picture=picture,
                             received_at=time.monotonic(),
                             negotiation=self.number,
+                            held_frames=1,
                         )
                     )
         except MediaStreamError:

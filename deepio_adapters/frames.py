@@ -24,6 +24,9 @@ class ReceivedFrame:
     """When it was decoded: seconds of `time.monotonic`."""
     negotiation: int
     """Number of the connection that it came over; its time stamps are those of this connection."""
+    held_frames: int = 0
+    """How many later frames had to begin before this one was complete: 0 if its last packet was enough, 1 where aiortc
+    receives, which waits for the first packet of the next frame."""
 
     @property
     def width(self) -> int:

@@ -172,6 +172,7 @@ class StreamManager:
                 rec_time=time.time(),
                 generated_frames=self.camera.stats().frames_sent,
                 detector_category=getattr(self._detector, "__name__", type(self._detector).__name__),
+                held_frames=frame.held_frames,
             )
         except Exception as error:
             logger.exception("The detector has failed.")
