@@ -25,7 +25,21 @@ import anyio.lowlevel
 
 from deepio_adapters.fleet_host import LocalHost, StreamIO
 from deepio_adapters.fleet_queue import FairStream
-from deepio_adapters.fleet_records import FleetEvent, FleetStats, Restart, StreamStatus
+from deepio_adapters.fleet_records import (
+    FleetError,
+    FleetEvent,
+    FleetStats,
+    ProcessStats,
+    Restart,
+    StreamEnded,
+    StreamLost,
+    StreamPhase,
+    StreamRestarting,
+    StreamRetrying,
+    StreamStarted,
+    StreamStateChanged,
+    StreamStatus,
+)
 from deepio_adapters.groups import unwrapped
 from deepio_adapters.streams import MessageStream
 from deepio_core.errors import LocalProtocolError
@@ -41,7 +55,24 @@ if TYPE_CHECKING:
     from deepio_adapters.fleet_workers import WorkerHost
     from deepio_core.jsontext import JSON
 
-__all__ = ["Fleet", "FleetDataHandler", "FleetEventHandler"]
+__all__ = [
+    "Fleet",
+    "FleetDataHandler",
+    "FleetError",
+    "FleetEvent",
+    "FleetEventHandler",
+    "FleetStats",
+    "ProcessStats",
+    "Restart",
+    "StreamEnded",
+    "StreamLost",
+    "StreamPhase",
+    "StreamRestarting",
+    "StreamRetrying",
+    "StreamStarted",
+    "StreamStateChanged",
+    "StreamStatus",
+]
 
 logger = logging.getLogger(__name__)
 

@@ -111,12 +111,13 @@ def write_arguments(arguments: Mapping[str, Any]) -> dict[str, JSON]:
 
 
 def _written(name: str, value: Any) -> JSON:
-    if name == "source" and value is not None and not isinstance(value, (str, os.PathLike)):
+    plain: JSON = value
+    if name == "source" and not _is_place(plain):
         raise LocalProtocolError(
             "A source that makes frames cannot travel to a worker process.",
             remedy="Give a path, a URL or a device, or run the stream in a Fleet(processes=0).",
         )
-    if name == "ssl_context" and value is not None:
+    if name == "ssl_context" and plain is not None:
         raise LocalProtocolError(
             "An ssl_context cannot travel to a worker process.",
             remedy="Give tls_ca or tls_fingerprint, or run the stream in a Fleet(processes=0).",
@@ -125,14 +126,17 @@ def _written(name: str, value: Any) -> JSON:
         return [dataclasses.asdict(server) for server in value]
     if name == "remote_types":
         return list(value)
-    if name == "source_options" and value is not None:
+    if name == "source_options" and plain is not None:
         return dict(value)
     if isinstance(value, (VideoOptions, ChannelOptions)):
         return dataclasses.asdict(value)
     if isinstance(value, os.PathLike):
         return os.fsdecode(cast("os.PathLike[str]", value))
-    plain: JSON = value
     return plain
+
+
+def _is_place(source: object) -> bool:
+    return source is None or isinstance(source, (str, os.PathLike))
 
 
 def read_arguments(written: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,22 +1,28 @@
 """The public face for asyncio applications."""
 
-from deepio_adapters.fleet import Fleet
-from deepio_adapters.fleet_records import (
-    FleetError,
-    FleetStats,
-    StreamEnded,
-    StreamLost,
-    StreamPhase,
-    StreamRestarting,
-    StreamRetrying,
-    StreamStarted,
-    StreamStateChanged,
-    StreamStatus,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from deepio_adapters.peer_client import PeerError, PeerStateError, ServerUnreachableError
 from deepio_asyncio.deepio import DeepIO
 from deepio_asyncio.peer import Peer
 from deepio_core.states import PeerState
+
+if TYPE_CHECKING:
+    from deepio_adapters.fleet import (
+        Fleet,
+        FleetError,
+        FleetStats,
+        StreamEnded,
+        StreamLost,
+        StreamPhase,
+        StreamRestarting,
+        StreamRetrying,
+        StreamStarted,
+        StreamStateChanged,
+        StreamStatus,
+    )
 
 __all__ = [
     "DeepIO",
@@ -37,3 +43,12 @@ __all__ = [
     "StreamStateChanged",
     "StreamStatus",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Give what concerns fleets, which is loaded when it is asked for: most applications have one stream."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from deepio_adapters import fleet
+
+    return getattr(fleet, name)
