@@ -29,8 +29,13 @@ FRESH_START = 50
 class Encoder(Protocol):
     """What the thread needs of an encoder; `encoder.VideoEncoder` is one."""
 
-    bitrate: int
-    """Bits per second aimed at."""
+    @property
+    def bitrate(self) -> int:
+        """Bits per second aimed at."""
+        ...
+
+    @bitrate.setter
+    def bitrate(self, bitrate: int) -> None: ...
 
     @property
     def name(self) -> str | None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from deepio_adapters.engine_base import EngineBase
     from deepio_adapters.engine_room import EngineRoom
     from deepio_adapters.frames import ReceivedFrame
+    from deepio_adapters.pairing import SentLog
+    from deepio_adapters.shared import SharedSource
     from deepio_adapters.slots import LatestSlot
     from deepio_adapters.sources import Source
     from deepio_core.inputs import EngineReport
@@ -101,11 +103,16 @@ class EngineConfig:
     source: Callable[[], Source] | None = None
     """Makes the video source to send; called again when a source has ended and another negotiation begins. None:
     nothing is sent."""
+    shared: SharedSource | None = None
+    """The video source to send, if it is one that other engines send too; instead of `source`."""
     video: VideoOptions = VideoOptions()
     """How video is sent: copied or encoded, and the settings of the encoder."""
     fresh_source: bool = False
     """Begin the source anew for every connection, as hyperpeer-py does. False: a live source, which is anything but a
     recording, goes on from one connection to the next, so that a reconnect shows a picture at once."""
+    keep_frames: float = 0.0
+    """Seconds for which frames that are sent are kept, for the results that will come for them; at most as many as
+    `kept_frames.LIMIT`. They are decoded for that, if their packets are copied."""
     receive_video: bool = False
     """Somebody wants the far side's frames. If not, and if there is no `media_sink`, its video is refused in the
     session description and nothing is decoded."""
@@ -205,6 +212,11 @@ class Engine(Protocol):
     @property
     def frames(self) -> LatestSlot[ReceivedFrame]:
         """The newest frame received, over all negotiations; closed with the engine."""
+        ...
+
+    @property
+    def sent_frames(self) -> SentLog:
+        """The frames sent over the newest connection, to be found when results come."""
         ...
 
     def perform(self, effect: EngineEffect) -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -19,10 +20,12 @@ import anyio.to_thread
 
 from deepio_adapters.engine import EngineConfig, EngineEffect, EngineStats, Report
 from deepio_adapters.engine_room import EngineRoomError
+from deepio_adapters.feed import Feed, MediaFeed
 from deepio_adapters.frames import ReceivedFrame
+from deepio_adapters.kept_frames import KeptFrames
+from deepio_adapters.pairing import SentLog
 from deepio_adapters.recording import Recorder
 from deepio_adapters.slots import LatestSlot
-from deepio_adapters.tracks import VideoFeed
 from deepio_core.errors import RemoteProtocolError
 from deepio_core.inputs import (
     Activity,
@@ -328,7 +331,12 @@ class EngineBase(ABC):
         self.room = room
         self.config = config
         self.counters = EngineStats()
-        self.feed = VideoFeed(config.source, fresh=config.fresh_source) if config.source is not None else None
+        self.feed: Feed | None = None
+        if config.shared is not None:
+            self.feed = config.shared.lease()
+        elif config.source is not None:
+            self.feed = MediaFeed(config.source, fresh=config.fresh_source)
+        self._sent_frames = SentLog(self._kept_frames())
         self._report = report
         self._frames: LatestSlot[ReceivedFrame] = LatestSlot()
         self._recorder = Recorder(config.media_sink) if config.media_sink is not None else None
@@ -355,6 +363,11 @@ class EngineBase(ABC):
     def frames(self) -> LatestSlot[ReceivedFrame]:
         """The newest frame received, over all negotiations; closed with the engine."""
         return self._frames
+
+    @property
+    def sent_frames(self) -> SentLog:
+        """The frames sent over the newest connection; whoever sends one tells it."""
+        return self._sent_frames
 
     async def open(self) -> None:
         """Opens the source, and begins to load; on asyncio or trio.
@@ -383,6 +396,8 @@ class EngineBase(ABC):
         stats = dataclasses.replace(self.counters)
         stats.frames_received = self._frames.accepted
         stats.receive_dropped = self._frames.dropped
+        if self.feed is not None:
+            stats.source_reconnects = self.feed.reconnects
         if self._recorder is not None:
             stats.record_dropped = self._recorder.dropped
         return stats
@@ -428,8 +443,16 @@ class EngineBase(ABC):
         """The last act of a negotiation."""
         del self._negotiations[negotiation.number]
         if not self._negotiations:
+            self.sent_frames.pause()
             self._idle.set()
         self.tell(EngineClosed(negotiation=negotiation.number))
+
+    def _kept_frames(self) -> KeptFrames | None:
+        feed, seconds = self.feed, self.config.keep_frames
+        if feed is None or seconds <= 0:
+            return None
+        # Of a source that has ended no other one begins only to be kept.
+        return KeptFrames(seconds, partial(feed.subscribe_frames, begin=False), feed.unsubscribe)
 
     def _load_later(self) -> None:
         asyncio.get_running_loop().call_later(LOAD_AFTER, self._begin_to_load)
@@ -465,6 +488,7 @@ class EngineBase(ABC):
                 return
             self.counters.negotiations += 1
             self._idle.clear()
+            self.sent_frames.begin()
             self._negotiations[effect.negotiation] = self.new_negotiation(effect)
         elif negotiation is not None and not negotiation.closing:
             negotiation.perform(effect)

@@ -86,6 +86,11 @@ class LatestSlot(Generic[T]):
         """True once `close` was called; an item may still be waiting."""
         return self._closed
 
+    @property
+    def error(self) -> BaseException | None:
+        """Why the producer stopped, once the slot is closed; None for a planned end."""
+        return self._error
+
     def put(self, item: T) -> bool:
         """Makes `item` the newest one, replacing one that was not taken; never blocks.
 

@@ -1,13 +1,19 @@
-"""The thread in which a source does its blocking work, and from which the newest frame is handed over."""
+"""The thread in which a source does its blocking work, and from which its frames or packets are handed over."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from deepio_adapters.slots import LatestSlot
 from deepio_adapters.sources import Source, SourceClosedError, SourceError, SourceFrame, SourceInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deepio_adapters.media import SourceGap, SourcePacket
 
 __all__ = ["SourcePump"]
 
@@ -17,21 +23,23 @@ _log = logging.getLogger(__name__)
 class SourcePump:
     """Runs one source in a thread of its own and puts its frames into a newest-wins slot.
 
-    One consumer reads `slot`. Several connections fed by one source will each get a slot from here.
+    Args:
+        source: The source.
+        packets: Takes the packets of a source that has some, in the pump's thread; its frames are then not asked for.
+            Returns False when it wants no more.
 
     Attributes:
         source: The source.
         slot: The newest frame; closed at the end, with the source's error if it failed.
-        opened: What the source turned out to be, or why it could not be opened. Never cancelled by who waits
-        for it;
+        opened: What the source turned out to be, or why it could not be opened. Never cancelled by who waits for it;
             a pump that is stopped before answers with SourceClosedError.
-        finished: Done when the source is released and the thread at its end: None after a planned end or
-        `stop`, the
+        finished: Done when the source is released and the thread at its end: None after a planned end or `stop`, the
             error otherwise.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, packets: Callable[[SourcePacket | SourceGap], bool] | None = None) -> None:
         self.source = source
+        self._packets = packets
         self.slot: LatestSlot[SourceFrame] = LatestSlot()
         self.opened: Future[SourceInfo] = Future()
         self.finished: Future[None] = Future()
@@ -78,9 +86,14 @@ class SourcePump:
         try:
             info = self.source.open()
             self.opened.set_result(info)
-            for frame in self.source.frames():
-                if not self.slot.put(frame):
-                    break
+            if self._packets is not None and info.stream is not None:
+                for item in self.source.packets():
+                    if not self._packets(item):
+                        break
+            else:
+                for frame in self.source.frames():
+                    if not self.slot.put(frame):
+                        break
         except SourceClosedError:
             pass
         except SourceError as fault:

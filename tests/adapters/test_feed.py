@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from deepio_adapters.engine import EngineStats
+from deepio_adapters.feed import MediaFeed
 from deepio_adapters.slots import LatestSlot, SlotClosedError
 from deepio_adapters.source_urls import SourceError
 from deepio_adapters.sources import Source, SourceFrame, SourceInfo, stamp
-from deepio_adapters.tracks import Sender, VideoFeed
+from deepio_adapters.tracks import Sender
 
 BOUND = 10.0  # seconds after which a wait in these tests has failed
 
@@ -69,7 +70,7 @@ class Feed:
             self.sources.append(Scripted(live, error))
             return self.sources[-1]
 
-        self.feed = VideoFeed(make)
+        self.feed = MediaFeed(make)
 
     def __enter__(self) -> Feed:
         return self
@@ -87,7 +88,7 @@ def test_a_recording_is_opened_at_once_and_read_when_somebody_watches() -> None:
         assert made.feed.open().width == 64
         assert made.feed.name == "script"
         assert not made.sources[0].reading.wait(0.05)
-        slot = made.feed.subscribe()
+        slot = made.feed.subscribe_frames()
         assert made.sources[0].reading.wait(BOUND)
         made.sources[0].frame()
         assert number(slot) == 0
@@ -101,7 +102,7 @@ def test_a_live_source_is_read_from_the_beginning() -> None:
 
 def test_every_subscriber_gets_the_newest_frame_and_a_slow_one_stops_nobody() -> None:
     with Feed() as made:
-        fast, slow = made.feed.subscribe(), made.feed.subscribe()
+        fast, slow = made.feed.subscribe_frames(), made.feed.subscribe_frames()
         for expected in range(3):
             made.sources[0].frame()
             assert number(fast) == expected
@@ -117,14 +118,14 @@ def test_every_subscriber_gets_the_newest_frame_and_a_slow_one_stops_nobody() ->
 
 def test_after_the_end_the_next_subscriber_starts_another_source() -> None:
     with Feed() as made:
-        first, second = made.feed.subscribe(), made.feed.subscribe()
+        first, second = made.feed.subscribe_frames(), made.feed.subscribe_frames()
         made.sources[0].end()
         for slot in (first, second):
             with pytest.raises(SlotClosedError) as end:
                 slot.get(BOUND)
             assert end.value.error is None
         assert len(made.sources) == 1
-        third = made.feed.subscribe()
+        third = made.feed.subscribe_frames()
         assert len(made.sources) == 2
         made.sources[1].frame()
         assert number(third) == 0
@@ -132,7 +133,7 @@ def test_after_the_end_the_next_subscriber_starts_another_source() -> None:
 
 def test_a_source_that_breaks_off_says_why() -> None:
     with Feed(error="read") as made:
-        slot = made.feed.subscribe()
+        slot = made.feed.subscribe_frames()
         made.sources[0].end()
         with pytest.raises(SlotClosedError) as end:
             slot.get(BOUND)
@@ -144,7 +145,7 @@ def test_a_source_that_cannot_be_opened_says_so_to_who_opens_and_who_subscribes(
         with pytest.raises(SourceError, match="cannot be opened"):
             made.feed.open()
         with pytest.raises(SlotClosedError) as end:
-            made.feed.subscribe().get(BOUND)
+            made.feed.subscribe_frames().get(BOUND)
         assert isinstance(end.value.error, SourceError)
 
 
@@ -152,11 +153,11 @@ def test_a_source_that_cannot_be_opened_says_so_to_who_opens_and_who_subscribes(
 def test_closing_ends_the_source_and_its_subscribers(watched: bool) -> None:
     made = Feed()
     made.feed.open()
-    slots = [made.feed.subscribe()] if watched else []
+    slots = [made.feed.subscribe_frames()] if watched else []
     assert made.feed.close(BOUND)
     assert made.feed.close(BOUND)
     assert made.sources[0].closed
-    for slot in [*slots, made.feed.subscribe()]:
+    for slot in [*slots, made.feed.subscribe_frames()]:
         with pytest.raises(SlotClosedError):
             slot.get(0)
     assert len(made.sources) == 1
@@ -177,7 +178,7 @@ async def test_a_sender_counts_and_tells_the_end(error: str | None, detail: str)
     with Feed(error=error) as made:
         made.feed.open()
         counters = EngineStats()
-        sender = Sender(made.feed, counters, ended.append)
+        sender = Sender(made.feed, counters, ended.append, lambda *_: None)
         sender.close()
         made.sources[0].frame()
         assert not made.sources[0].reading.is_set()  # nothing is wanted yet

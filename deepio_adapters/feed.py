@@ -1,0 +1,429 @@
+"""What is sent: one source, kept open across connections and fanned out to those who send it.
+
+Compressed packets go to who copies them; a thread decodes them for those who want pictures, and runs only while
+somebody does. Every subscriber has a queue or slot of its own, so that a slow one neither waits nor makes others wait.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from deepio_adapters.media import SourceGap
+from deepio_adapters.packet_queue import PacketQueue
+from deepio_adapters.picture_thread import PictureThread
+from deepio_adapters.slots import LatestSlot, SlotClosedError
+from deepio_adapters.source_pump import SourcePump
+from deepio_adapters.sources import Source, SourceFrame, SourceInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from deepio_adapters.media import SourcePacket
+
+__all__ = ["Feed", "MediaFeed"]
+
+MAX_GROUP: Final = 900
+"""Packets since the last keyframe that are kept: 30 s at 30 fps, longer than the GOPs of nearly all cameras. With
+longer ones, who wants a picture waits for the next keyframe."""
+
+MAX_GROUP_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of them: 10 s of 6 Mbit/s. A camera with a GOP of 2 s at 2 Mbit/s needs half a megabyte."""
+
+
+class Feed(Protocol):
+    """A source for those who send it; all methods may be called from any thread."""
+
+    @property
+    def name(self) -> str:
+        """What to call the source in messages; holds no secret."""
+        ...
+
+    @property
+    def info(self) -> SourceInfo | None:
+        """What the source turned out to be; None before it was opened."""
+        ...
+
+    @property
+    def newest(self) -> SourceFrame | None:
+        """The picture that was shown last, if somebody wants pictures."""
+        ...
+
+    @property
+    def keyframe_at(self) -> float | None:
+        """When the source's last keyframe was taken or is due (`time.monotonic`); None before one came."""
+        ...
+
+    @property
+    def reconnects(self) -> int:
+        """How often the source was lost and has been opened again."""
+        ...
+
+    def open(self) -> SourceInfo:
+        """Opens the source and returns what it turned out to be; blocks, bounded by the source's own timeout.
+
+        Raises:
+            SourceError: It cannot be opened.
+        """
+        ...
+
+    def subscribe_packets(self) -> PacketQueue:
+        """Returns a queue that gets all packets from the next keyframe on, closed with the source (or its error).
+
+        Nothing comes from a source that has no packets (`SourceInfo.stream` is None) but its end.
+        """
+        ...
+
+    def subscribe_frames(self, *, begin: bool = True) -> LatestSlot[SourceFrame]:
+        """Returns a slot that gets the newest picture, closed with the source (or its error).
+
+        It soon holds the picture that came last, if one has come: a connection need not wait for the next to show
+        something.
+
+        Args:
+            begin: Start another source if the last one has ended; if not, the slot is closed then.
+        """
+        ...
+
+    def unsubscribe(self, subscription: PacketQueue | LatestSlot[SourceFrame]) -> None:
+        """Ends a subscription; it gets nothing more."""
+        ...
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Ends the source; idempotent, in at most `timeout` seconds.
+
+        Returns:
+            False when a thread of it is still stuck; it releases everything as soon as it comes back.
+        """
+        ...
+
+
+class _Held(Source):
+    """A source that is opened at once and read only when it is released: a recording starts when somebody watches.
+
+    Args:
+        source: The source.
+        live_too: Hold a live source as well.
+    """
+
+    def __init__(self, source: Source, *, live_too: bool) -> None:
+        super().__init__(source.name)
+        self._source = source
+        self._live_too = live_too
+        self._released = threading.Event()
+
+    def open(self) -> SourceInfo:
+        info = self._source.open()
+        if info.live and not self._live_too:
+            # What nobody reads piles up in the device or on the way from the camera, and is old when it is read.
+            self.release()
+        return info
+
+    def release(self) -> None:
+        self._released.set()
+
+    def frames(self) -> Iterator[SourceFrame]:
+        self._released.wait()
+        if not self._source.closed:
+            yield from self._source.frames()
+
+    def packets(self) -> Iterator[SourcePacket | SourceGap]:
+        self._released.wait()
+        if not self._source.closed:
+            yield from self._source.packets()
+
+    def close(self, timeout: float = 2.0) -> bool:
+        closed = self._source.close(timeout)
+        self.release()
+        return closed
+
+
+class _Group:
+    """The packets since the last keyframe, as far as they are few enough to keep."""
+
+    def __init__(self) -> None:
+        self.packets: list[SourcePacket] = []
+        self.keyframe_at: float | None = None
+        self._bytes = 0
+
+    def add(self, packet: SourcePacket) -> None:
+        if packet.keyframe:
+            self.keyframe_at = packet.captured_at
+            self.packets, self._bytes = [packet], len(packet.data)
+        elif self.packets:
+            self._bytes += len(packet.data)
+            self.packets.append(packet)
+            if len(self.packets) > MAX_GROUP or self._bytes > MAX_GROUP_BYTES:
+                self.packets = []
+
+
+class _Run:
+    """One source, from its opening to its end, and who has subscribed to it.
+
+    Args:
+        source: The source.
+        fresh: Read it only when somebody has subscribed, even if it is live.
+    """
+
+    def __init__(self, source: Source, *, fresh: bool) -> None:
+        self.ended = False
+        self.newest: SourceFrame | None = None
+        self.reconnects = 0
+        self._held = _Held(source, live_too=fresh)
+        self._pump = SourcePump(self._held, packets=self._take_packet)
+        # Reentrant: to set a callback on a slot calls it at once when something waits there.
+        self._lock = threading.RLock()
+        self._queues: list[PacketQueue] = []
+        self._slots: list[LatestSlot[SourceFrame]] = []
+        self._group = _Group()
+        self._away = False
+        self._pictures: PictureThread | None = None
+        self._pump.slot.set_on_item(self._take_frame)
+
+    @property
+    def name(self) -> str:
+        return self._held.name
+
+    @property
+    def info(self) -> SourceInfo | None:
+        opened = self._pump.opened
+        return opened.result() if opened.done() and opened.exception() is None else None
+
+    @property
+    def keyframe_at(self) -> float | None:
+        return self._group.keyframe_at
+
+    @property
+    def watched(self) -> bool:
+        return bool(self._queues or self._slots)
+
+    def open(self) -> SourceInfo:
+        self._pump.start()  # does nothing once it was stopped
+        return self._pump.opened.result()
+
+    def begin(self) -> None:
+        """Somebody has subscribed."""
+        self._pump.start()
+        self._held.release()
+
+    def add_queue(self, queue: PacketQueue) -> None:
+        with self._lock:
+            if not self.ended:
+                self._queues.append(queue)
+                return
+        queue.close()
+
+    def add_slot(self, slot: LatestSlot[SourceFrame]) -> None:
+        with self._lock:
+            if not self.ended:
+                self._slots.append(slot)
+                if self.newest is not None:
+                    slot.put(self.newest)
+                self._look_after_pictures()
+                return
+        slot.close()
+
+    def remove(self, subscription: PacketQueue | LatestSlot[SourceFrame]) -> bool:
+        """True if it was there."""
+        with self._lock:
+            if isinstance(subscription, PacketQueue):
+                if subscription not in self._queues:
+                    return False
+                self._queues.remove(subscription)
+            else:
+                if subscription not in self._slots:
+                    return False
+                self._slots.remove(subscription)
+                self._look_after_pictures()
+        return True
+
+    def stop(self, timeout: float) -> bool:
+        """Ends the source, in at most so many seconds; True when its threads have ended."""
+        until = time.monotonic() + timeout
+        # Without the lock: the thread that is waited for may want it to hand over something.
+        stopped = self._pump.stop(timeout)
+        with self._lock:
+            pictures, self._pictures = self._pictures, None
+        if pictures is not None:
+            pictures.stop()
+            stopped = pictures.join(max(0.0, until - time.monotonic())) and stopped
+        self._end(None)
+        return stopped
+
+    def _take_packet(self, item: SourcePacket | SourceGap) -> bool:
+        # In the thread of the pump.
+        with self._lock:
+            if self.ended:
+                return False
+            if isinstance(item, SourceGap):
+                self._away = True
+            else:
+                self.reconnects += self._away
+                self._away = False
+                self._group.add(item)
+            queues = self._queues.copy()
+            if self._pictures is not None:
+                queues.append(self._pictures.queue)
+            self._look_after_pictures()
+        for queue in queues:
+            queue.put(item)
+        return True
+
+    def _take_frame(self) -> None:
+        # In the thread of the pump, for every frame of a source without packets, and once for the end of any.
+        try:
+            frame = self._pump.slot.take()
+        except SlotClosedError as end:
+            self._end(end.error)
+            return
+        if frame is not None:
+            self._show(frame)
+
+    def _show(self, frame: SourceFrame) -> None:
+        with self._lock:
+            if self.ended and self._pictures is None:
+                return
+            self.newest = frame
+            slots = self._slots.copy()
+        for slot in slots:
+            slot.put(frame)
+
+    def _look_after_pictures(self) -> None:
+        """Has packets decoded exactly while somebody wants pictures."""
+        if self._slots and self._pictures is None and self._group.packets:
+            pictures = PictureThread(
+                self._group.packets.copy(), self._show, lambda error: self._end_pictures(pictures, error)
+            )
+            self._pictures = pictures
+            pictures.start()
+        elif not self._slots and self._pictures is not None:
+            self._pictures.stop()
+            self._pictures = self.newest = None
+
+    def _end_pictures(self, pictures: PictureThread, error: BaseException | None) -> None:
+        # All is shown, or decoding has failed; then who wants pictures may ask for them again.
+        with self._lock:
+            if pictures is not self._pictures:
+                return
+            self._pictures = self.newest = None
+            slots, self._slots = self._slots, []
+        for slot in slots:
+            slot.close(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        """The source has ended: its packets are all in the queues; what of them is to be shown may still come."""
+        with self._lock:
+            self.ended = True
+            queues, self._queues = self._queues, []
+            slots: list[LatestSlot[SourceFrame]] = []
+            if self._pictures is not None:
+                queues.append(self._pictures.queue)
+            else:
+                slots, self._slots = self._slots, []
+                self.newest = None
+        for queue in queues:
+            queue.close(error)
+        for slot in slots:
+            slot.close(error)
+
+
+class MediaFeed:
+    """Keeps one source open and hands what comes out of it to every subscriber (see `Feed`).
+
+    A live source runs from `open` to `close`, so that a reconnect shows a picture at once. A recording starts with its
+    first subscriber. Once a source has ended, the next subscriber starts another one.
+
+    Args:
+        make: Makes the source; does no I/O.
+        fresh: Let every source, live or not, start with its first subscriber and end with its last.
+    """
+
+    def __init__(self, make: Callable[[], Source], *, fresh: bool = False) -> None:
+        self._make = make
+        self._fresh = fresh
+        self._lock = threading.RLock()
+        self._closed = False
+        self._reconnects = 0
+        self._run = _Run(make(), fresh=fresh)
+
+    @property
+    def name(self) -> str:
+        """What to call the source in messages; holds no secret."""
+        return self._run.name
+
+    @property
+    def info(self) -> SourceInfo | None:
+        """What the source turned out to be; None before it was opened."""
+        return self._run.info
+
+    @property
+    def newest(self) -> SourceFrame | None:
+        """The picture that was shown last, if somebody wants pictures."""
+        return self._run.newest
+
+    @property
+    def keyframe_at(self) -> float | None:
+        """When the source's last keyframe was taken or is due; None before one came."""
+        return self._run.keyframe_at
+
+    @property
+    def reconnects(self) -> int:
+        """How often the source was lost and has been opened again."""
+        return self._reconnects + self._run.reconnects
+
+    def open(self) -> SourceInfo:
+        """Opens the source and returns what it turned out to be; see `Feed.open`.
+
+        Raises:
+            SourceError: It cannot be opened.
+        """
+        return self._run.open()
+
+    def subscribe_packets(self) -> PacketQueue:
+        """Returns a queue that gets all packets from the next keyframe on; see `Feed.subscribe_packets`."""
+        queue = PacketQueue()
+        with self._lock:
+            if self._begin(anew=True):
+                self._run.add_queue(queue)
+                self._run.begin()
+                return queue
+        queue.close()
+        return queue
+
+    def subscribe_frames(self, *, begin: bool = True) -> LatestSlot[SourceFrame]:
+        """Returns a slot that gets the newest picture; see `Feed.subscribe_frames`."""
+        slot: LatestSlot[SourceFrame] = LatestSlot()
+        with self._lock:
+            if self._begin(anew=begin):
+                self._run.add_slot(slot)
+                self._run.begin()
+                return slot
+        slot.close()
+        return slot
+
+    def unsubscribe(self, subscription: PacketQueue | LatestSlot[SourceFrame]) -> None:
+        """Ends a subscription; it gets nothing more."""
+        with self._lock:
+            if self._run.remove(subscription) and self._fresh and not self._run.watched:
+                self._run.stop(timeout=0)
+        subscription.close(discard=True)
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Ends the source; idempotent, in at most `timeout` seconds.
+
+        Returns:
+            False when a thread of it is still stuck; it releases everything as soon as it comes back.
+        """
+        with self._lock:
+            self._closed = True
+        return self._run.stop(timeout)
+
+    def _begin(self, *, anew: bool) -> bool:
+        """Whether there is a source to subscribe to."""
+        if self._closed:
+            return False
+        if self._run.ended and anew:
+            self._reconnects += self._run.reconnects
+            self._run = _Run(self._make(), fresh=self._fresh)
+        return not self._run.ended
