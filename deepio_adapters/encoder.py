@@ -51,7 +51,7 @@ REOPEN_AFTER = 2.0
 """Seconds from a keyframe before such an encoder is opened again for more bitrate. Less bitrate does not wait."""
 
 RATE_TOLERANCE = 0.25
-"""Part of the frame interval by which a picture may come early when the frame rate is limited: cameras jitter."""
+"""Part of the frame interval by which a picture may come early, or late, when the frame rate is limited."""
 
 MIN_INTERVAL, MAX_INTERVAL = 1 / 240, 0.5
 """Bounds of the seconds that an encoded frame says to be until the next."""
@@ -173,10 +173,11 @@ class VideoEncoder:
         if self._options.max_frame_rate is None:
             return True
         interval = 1 / self._options.max_frame_rate
-        if self._due is not None and pts < self._due - RATE_TOLERANCE * interval:
+        slack = RATE_TOLERANCE * interval
+        if self._due is not None and pts < self._due - slack:
             return False
-        # Counted from when it was due, so that on average the rate is kept; a pause earns at most one picture.
-        self._due = interval + (pts if self._due is None else max(self._due, pts - interval))
+        # Counted from when it was due, so that the rate is kept on average; a pause is not made up for.
+        self._due = interval + (pts if self._due is None else max(self._due, pts - slack))
         return True
 
     def _reopens(self, pts: float, keyframe: bool) -> bool:
