@@ -187,18 +187,21 @@ class EncodingThread:
         return None if self._closing else frame
 
     def _encode(self, encoder: Encoder, frame: SourceFrame) -> None:
-        bitrate, self._bitrate = self._bitrate, None
-        if bitrate is not None:
-            encoder.bitrate = bitrate
+        if self._bitrate is not None:
+            encoder.bitrate = self._bitrate
         # Withdrawn before the picture is encoded: a request that comes meanwhile is for the next one.
         wanted, self._keyframe_wanted = self._keyframe_wanted, False
-        encoded = encoder.encode(frame, keyframe=wanted)
+        made = False
+        try:
+            encoded = encoder.encode(frame, keyframe=wanted)
+            made = encoded is not None and encoded.keyframe
+        finally:
+            if wanted and not made:
+                self._keyframe_wanted = True
         self._encoder_name = encoder.name
         if encoded is None:
             self.left_out += 1
-        else:
-            self.encoded += 1
-            if not self._closing:
-                self._deliver(encoded)
-        if wanted and not (encoded is not None and encoded.keyframe):
-            self._keyframe_wanted = True
+            return
+        self.encoded += 1
+        if not self._closing:
+            self._deliver(encoded)
