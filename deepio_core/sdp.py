@@ -19,6 +19,7 @@ MAX_MEDIA_LINES: Final = 64
 and removes cameras for hours piles up a few dozen."""
 
 _CODEC: Final = re.compile(r"([0-9]{1,3}) ([^/\s]{1,64})/[0-9]")
+_AIORTC_ORIGIN: Final = re.compile(r"^o=- ([0-9]{1,20}) \1 IN IP4 0\.0\.0\.0\r?$", re.MULTILINE)
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _MDNS_CANDIDATE: Final = re.compile(r"a=candidate:(?:\S+ ){4}\S+\.local\.? [^\r\n]*\r?\n?", re.IGNORECASE)
 
@@ -89,6 +90,9 @@ class Description:
     """Whether it names a DTLS certificate (RFC 8122), without which nothing can be encrypted."""
     has_ice_credentials: bool
     """Whether it has user name fragment and password for ICE (RFC 8839)."""
+    made_by_aiortc: bool = False
+    """Whether its origin is written as aiortc does it, in all versions: one number for session and version, and no
+    address. Browsers write one of this machine or their name; Pion and GStreamer two numbers."""
 
     def first(self, kind: str) -> MediaLine | None:
         """The first media line of a kind that is not rejected."""
@@ -126,6 +130,7 @@ def parse_description(sdp: str) -> Description:
         max_message_size=next((size for level in media if (size := _read_message_size(level)) is not None), None),
         has_fingerprint=any("fingerprint" in level for level in levels),
         has_ice_credentials=any("ice-ufrag" in level and "ice-pwd" in level for level in levels),
+        made_by_aiortc=_AIORTC_ORIGIN.search(session) is not None,
     )
 
 

@@ -338,3 +338,30 @@ def test_ten_megabytes_take_no_time() -> None:
     for text in ("v=0\r\n" + "a=x:y\r\n" * 1_400_000, "v=0" + "\nm=video" * 1_000_000, "x" * 10_000_000):
         assert offer_problem(text)
         assert answer_problem(text, text)
+
+
+# --- Who made it -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_tells_who_made_a_recorded_description(name: str) -> None:
+    for text in PAIRS[name]:
+        by_aiortc = "IN IP4 0.0.0.0\r\n" in text.partition("\nm=")[0]
+        assert parse_description(text).made_by_aiortc == by_aiortc
+        assert parse_description(text.replace("\r\n", "\n")).made_by_aiortc == by_aiortc
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ("- 4004341410 4004341410 IN IP4 0.0.0.0", True),
+        ("- 4004341410 4004341411 IN IP4 0.0.0.0", False),
+        ("- 4004341410 40043414101 IN IP4 0.0.0.0", False),
+        ("- 400434141 0 IN IP4 0.0.0.0", False),
+        ("- 4004341410 4004341410 IN IP4 127.0.0.1", False),
+        ("mozilla...THIS_IS_SDPARTA-99.0 1 1 IN IP4 0.0.0.0", False),
+    ],
+)
+def test_aiortc_is_known_by_its_origin(origin: str, expected: bool) -> None:
+    text = describe(VIDEO).replace("o=- 1 2 IN IP4 127.0.0.1", f"o={origin}")
+    assert parse_description(text).made_by_aiortc == expected
