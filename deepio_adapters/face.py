@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from deepio_adapters.client import Client, ClientConfig, ClientStats, EventHandler, Handler
 from deepio_adapters.engine import ChannelOptions, EngineConfig, IceServer
+from deepio_adapters.shared import SharedSource
 from deepio_adapters.sources import parse_source
 from deepio_adapters.tls import TLSOptions
 from deepio_core.address import build_address
@@ -65,7 +66,8 @@ class DeepIOBase:
         server_port: Its port, as text or number; None for the scheme's.
         source: The video source: a path, an `http(s)://` or `rtsp(s)://` URL, a camera device such as `/dev/video0`,
             `test:[WIDTHxHEIGHT][@RATE]` for the test pattern, or what makes frames: a (sync or async) generator, or a
-            function that returns one, of uint8 arrays of shape (H, W, 3) in BGR order. None to send no video.
+            function that returns one, of uint8 arrays of shape (H, W, 3) in BGR order. A `SharedSource` to send the
+            same video with several DeepIOs. None to send no video.
         peer_id: Our id, unique on the server; other peers find us by it.
         peer_type: Our type; tells others the role of the peer.
         format: FFmpeg's name of the source's format, such as `mpjpeg` or `v4l2`; None to detect it.
@@ -105,7 +107,7 @@ class DeepIOBase:
         self,
         server_address: str,
         server_port: str | int | None,
-        source: str | Path | FrameFeed | None,
+        source: str | Path | FrameFeed | SharedSource | None,
         peer_id: str,
         peer_type: str = "stream_capture",
         format: str | None = None,  # noqa: A002 - the documented name
@@ -135,11 +137,21 @@ class DeepIOBase:
     ) -> None:
         encode(metadata)  # raises if it is not JSON
 
+        shared = source if isinstance(source, SharedSource) else None
+        if shared is not None and (format or source_options or loop or frame_rate):
+            raise LocalProtocolError(
+                "format, source_options, loop and frame_rate are settings of the shared source itself.",
+                remedy="Give them to SharedSource.",
+            )
+
         def make_source() -> Any:
             assert source is not None, "asked for only if there is one"
+            assert not isinstance(source, SharedSource), "those make their own"
             return parse_source(source, format=format, options=source_options, loop=loop, frame_rate=frame_rate)
 
-        self.source_name = "no video" if source is None else make_source().name  # raises if it is none; opens nothing
+        own = source is not None and shared is None
+        # Raises if it is none; opens nothing.
+        self.source_name = make_source().name if own else "no video" if shared is None else shared.name
         """The source, for people: no secrets."""
         address = build_address(server_address, server_port, peer_type=peer_type, peer_id=peer_id, key=key)
         self.config = ClientConfig(
@@ -151,7 +163,8 @@ class DeepIOBase:
                 source_id=source_id,
             ),
             engine=EngineConfig(
-                source=None if source is None else make_source,
+                source=make_source if own else None,
+                shared=shared,
                 video=video if isinstance(video, VideoOptions) else VideoOptions(mode=video),
                 keep_frames=keep_frames,
                 receive_video=receive_video,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deepio_adapters.peer_client import PeerError, PeerStateError, ServerUnreachableError
+from deepio_adapters.shared import SharedSource
 from deepio_asyncio.deepio import DeepIO
 from deepio_asyncio.peer import Peer
 from deepio_core.states import PeerState
@@ -34,6 +35,7 @@ __all__ = [
     "PeerState",
     "PeerStateError",
     "ServerUnreachableError",
+    "SharedSource",
     "StreamEnded",
     "StreamLost",
     "StreamPhase",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deepio_adapters.shared import SharedSource
 from deepio_trio.deepio import DeepIO
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "Fleet",
     "FleetError",
     "FleetStats",
+    "SharedSource",
     "StreamEnded",
     "StreamLost",
     "StreamPhase",
