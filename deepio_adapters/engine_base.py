@@ -377,7 +377,8 @@ class EngineBase(ABC):
         """
         if self.feed is not None:
             self.room.call_soon(self._load_later)
-            await anyio.to_thread.run_sync(self.feed.open)
+            # Given up at once when cancelled: `aclose`, which follows, has the source let go of what it waits for.
+            await anyio.to_thread.run_sync(self.feed.open, abandon_on_cancel=True)
         self.room.call_soon(self._begin_to_load)
 
     async def loaded(self) -> None:
