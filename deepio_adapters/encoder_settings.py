@@ -105,9 +105,9 @@ class EncoderKind:
         return self.headroom > 1
 
 
-def _buffer(options: VideoOptions, bitrate: int) -> float:
+def _buffer(options: VideoOptions, bitrate: int, margin: float = KEYFRAME_MARGIN) -> float:
     """Bits of the rate buffer, which no frame exceeds."""
-    return min(bitrate * BUFFER_TIME, (options.max_keyframe or MAX_KEYFRAME) * 8 * KEYFRAME_MARGIN)
+    return min(bitrate * BUFFER_TIME, (options.max_keyframe or MAX_KEYFRAME) * 8 * margin)
 
 
 def _rates(options: VideoOptions, bitrate: int) -> dict[str, str]:
@@ -137,8 +137,8 @@ def _openh264(options: VideoOptions, bitrate: int, frame_rate: float) -> dict[st
 
 
 def _vpx(options: VideoOptions, bitrate: int, frame_rate: float) -> dict[str, str]:
-    # libvpx aims at a size of keyframes, in percent of what other frames may have, and in noise overshoots it by half.
-    keyframe = _buffer(options, bitrate) / 2
+    # libvpx aims at a size of keyframes, in percent of what other frames may have, and noise makes them twice as large.
+    keyframe = _buffer(options, bitrate, KEYFRAME_MARGIN / 2)
     return {
         "cpu-used": "-6",
         "deadline": "realtime",
