@@ -65,7 +65,7 @@ class Reconnector:
         self._failures = 0
 
     def reconnect(self, fault: SourceError, lasted: float, reopen: Callable[[], object]) -> Iterator[SourceGap]:
-        """Tries until `reopen` succeeds or the source is closed; yields before each attempt.
+        """Tries until `reopen` succeeds or the source is closed, as who reads on will find; yields before each attempt.
 
         Args:
             fault: Why the source was lost.
@@ -78,13 +78,13 @@ class Reconnector:
         if lasted >= self._policy.stable_after:
             self._failures = 0
         attempt = 0
-        while True:
-            if self._stop.is_set() or attempt == self._policy.attempts:
+        while not self._stop.is_set():
+            if attempt == self._policy.attempts:
                 raise fault
             attempt += 1
             yield SourceGap(reason=fault.message, attempt=attempt)
             if self._stop.wait(self._next_wait()):
-                raise fault
+                return
             try:
                 reopen()
             except SourceError as error:
