@@ -34,6 +34,7 @@ from aiortc.sdp import candidate_from_sdp
 from deepio_adapters import aiortc_hooks
 from deepio_adapters.engine_base import Negotiation
 from deepio_adapters.frames import ReceivedFrame
+from deepio_adapters.receiving import VideoReceiver
 from deepio_adapters.tracks import Sender
 from deepio_core.errors import RemoteProtocolError
 from deepio_core.outputs import Cause
@@ -276,15 +277,19 @@ class _PeerConnection(Negotiation):
     # --- Incoming media ---
 
     def _on_track(self, track: MediaStreamTrack) -> None:
-        # Always drained, wanted or not: aiortc queues what nobody reads.
-        shown = track.kind == "video" and self.engine.config.wants_video
-        self.spawn(self._drain(track, shown))
+        wanted = track.kind == "video" and self.engine.config.wants_video
+        if wanted and aiortc_hooks.usable():
+            (receiver,) = [receiver for receiver in self._pc.getReceivers() if receiver.track is track]
+            self.spawn(VideoReceiver(receiver, self.engine, self.number, self.spawn).run())
+        else:
+            # Always drained, wanted or not: aiortc queues what nobody reads.
+            self.spawn(self._drain(track, wanted))
 
     async def _drain(self, track: MediaStreamTrack, shown: bool) -> None:
         try:
             while True:
                 picture = await cast("Any", track).recv()
-                if shown and not self.closing:
+                if shown and self.engine.wants_frames and not self.closing:
                     self.engine.show(
                         ReceivedFrame(
                             picture=picture,

@@ -170,6 +170,10 @@ class EngineStats:
     """How often the source was lost and has been opened again."""
     frames_received: int = 0
     """Video frames received and decoded."""
+    frames_unwanted: int = 0
+    """Video frames that came while nobody wanted any, and were not decoded."""
+    keyframes_asked: int = 0
+    """Keyframes that we have asked the far side for."""
     decode_dropped: int = 0
     """Received frames that were not decoded, because decoding was behind or could not begin without a keyframe."""
     decode_errors: int = 0
@@ -225,6 +229,14 @@ class Engine(Protocol):
         Every `StartEngine` ends in exactly one `EngineClosed` with its number: after `CloseEngine`, within
         `close_timeout`; or unasked, when the remote peer closes the peer connection. After `EngineFailed` the engine
         waits for `CloseEngine`. Effects of a negotiation that is closed or unknown are dropped.
+        """
+        ...
+
+    def want_frames(self, wanted: bool) -> None:
+        """Says whether anybody looks at `frames`; from any thread. At first that is what `receive_video` says.
+
+        Nothing is decoded while nobody does, unless it is recorded. Decoding then begins with the next keyframe, which
+        is asked for.
         """
         ...
 

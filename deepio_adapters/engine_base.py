@@ -340,6 +340,7 @@ class EngineBase(ABC):
         self._report = report
         self._frames: LatestSlot[ReceivedFrame] = LatestSlot()
         self._recorder = Recorder(config.media_sink) if config.media_sink is not None else None
+        self._somebody_looks = config.receive_video
         self._negotiations: dict[int, Negotiation] = {}
         # Strong references: a loop keeps its tasks weakly.
         self._tasks: set[asyncio.Task[None]] = set()
@@ -392,6 +393,15 @@ class EngineBase(ABC):
         except EngineRoomError:
             logger.debug("%s comes after the end of the engine room.", type(effect).__name__)
 
+    def want_frames(self, wanted: bool) -> None:
+        """Says whether anybody looks at `frames` (see `engine.Engine`); from any thread."""
+        self._somebody_looks = wanted
+
+    @property
+    def wants_frames(self) -> bool:
+        """Whether frames are to be decoded now; from any thread."""
+        return self._somebody_looks or self._recorder is not None
+
     def stats(self) -> EngineStats:
         """A snapshot; from any thread."""
         stats = dataclasses.replace(self.counters)
@@ -435,7 +445,7 @@ class EngineBase(ABC):
         return _keep(self._tasks, coroutine)
 
     def show(self, frame: ReceivedFrame) -> None:
-        """Hands over a received frame."""
+        """Hands over a received frame; from any thread."""
         if self._recorder is not None:
             self._recorder.put(frame)
         self._frames.put(frame)
