@@ -20,7 +20,6 @@ from typing import Any, Final, Protocol
 from aiortc.rtcdtlstransport import State
 from aiortc.rtp import (
     RTCP_PSFB_APP,
-    HeaderExtensions,
     RtcpPsfbPacket,
     RtcpRrPacket,
     RtcpSrPacket,
@@ -30,13 +29,11 @@ from aiortc.rtp import (
 )
 
 from deepio_adapters.udp import MAX_SEGMENTS, Path, SocketPath, TransportPath
+from deepio_core.media.rtp import HeaderTemplate, ntp_time
 
 _binding: Any = importlib.import_module("pylibsrtp._binding")  # compiled, without types
 
 __all__ = ["Protector", "SenderEvents", "SenderHooks"]
-
-NTP_EPOCH: Final = 2_208_988_800
-"""Seconds from the epoch of NTP, 1900, to that of Unix, 1970 (RFC 5905 section 6)."""
 
 SCRATCH: Final = 64 * 1024
 """Bytes in which packets are encrypted before they leave: as many as a block of datagrams may have."""
@@ -147,11 +144,16 @@ class SenderHooks:
         """Synchronization source of the stream."""
         return int(self._sender._ssrc)
 
-    def extensions(self, abs_send_time: int) -> tuple[int, bytes]:
-        """Header extensions of a packet as agreed: their profile and their bytes (RFC 8285); 0 and none without any."""
-        values = HeaderExtensions(abs_send_time=abs_send_time, mid=self._sender._RTCRtpSender__mid)
-        profile, data = self._sender._RTCRtpSender__rtp_header_extensions_map.set(values)
-        return int(profile), bytes(data)
+    def header_template(self, payload_type: int) -> HeaderTemplate:
+        """Makes the headers of the stream, with the header extensions that were agreed."""
+        ids = self._sender._RTCRtpSender__rtp_header_extensions_map._HeaderExtensionsMap__ids
+        return HeaderTemplate(
+            payload_type=payload_type,
+            ssrc=self.ssrc,
+            mid=self._sender._RTCRtpSender__mid,
+            mid_id=ids.mid,
+            abs_send_time_id=ids.abs_send_time,
+        )
 
     def protector(self) -> Protector:
         """Encrypts for this connection; it stands."""
@@ -181,7 +183,7 @@ class SenderHooks:
             timestamp: RTP timestamp of the last one.
         """
         sender, dtls = self._sender, self._sender.transport
-        sender._RTCRtpSender__ntp_timestamp = int((time.time() + NTP_EPOCH) * 4294967296.0)
+        sender._RTCRtpSender__ntp_timestamp = ntp_time(time.time())
         sender._RTCRtpSender__rtp_timestamp = timestamp
         sender._RTCRtpSender__octet_count += octets
         sender._RTCRtpSender__packet_count += packets

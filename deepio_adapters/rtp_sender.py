@@ -15,16 +15,15 @@ import asyncio
 import dataclasses
 import logging
 import random
-import struct
 import time
 from collections import deque
-from itertools import pairwise
+from operator import add
 from typing import TYPE_CHECKING, Any, Final
 
 from aiortc.rtp import RtpPacket
 
 from deepio_adapters.aiortc_sending import Protector, SenderHooks
-from deepio_core.media import h264, vp8
+from deepio_core.media import h264, pacing, rtp, vp8
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,22 +33,14 @@ if TYPE_CHECKING:
     from deepio_adapters.engine import EngineStats
     from deepio_adapters.media import EncodedFrame, VideoFeedback
     from deepio_core.media.far import FarVideo
+    from deepio_core.media.rtp import HeaderTemplate
 
 __all__ = ["RtpSink"]
 
 logger = logging.getLogger(__name__)
 
-BURST: Final = 16
-"""Packets that leave at once: 20 kB, which any buffer on the way holds, and more than most frames have."""
-
-SPREAD: Final = 0.5
-"""Part of the interval to the next frame over which the bursts of a large one are spread."""
-
-MIN_GAP: Final = 0.001
-"""Seconds between two full bursts at least: 160 Mbit/s, for what comes late or all at once."""
-
-MAX_GAP: Final = 0.005
-"""Seconds between two bursts at most, whatever the interval: a still camera's picture is awaited, too."""
+BURST_TIME: Final = 0.001
+"""Seconds that a burst keeps the next frame away: 160 Mbit/s, for what comes late or all at once."""
 
 SLACK: Final = 0.0005
 """Seconds by which packets may leave early: less than the resolution of the event loop's timers, so that a wake that
@@ -71,9 +62,6 @@ HISTORY_TIME: Final = 1.5
 
 HISTORY_PACKETS: Final = 1024
 """Packets kept at most, of more than one frame: 1.3 MB. aiortc keeps 128, less than a large keyframe."""
-
-PACK_START: Final = struct.Struct("!BBH").pack
-"""Makes what differs between the headers of a frame's packets."""
 
 CLOCK_RATE: Final = 90_000
 """Units of RTP timestamps in a second (RFC 6184 section 5.1, RFC 7741 section 4.1)."""
@@ -99,9 +87,9 @@ class _Packets:
     first: int
     timestamp: int
     picture_id: int
-    abs_send_time: int
+    leaves: float
     payloads: list[bytes]
-    bursts: deque[_Burst] = dataclasses.field(default_factory=lambda: deque[_Burst]())
+    bursts: deque[_Burst] = dataclasses.field(default_factory=deque[_Burst])
     begun: bool = False
     """A part of it has left, or all."""
 
@@ -115,7 +103,7 @@ class RtpSink:
         sender: The sender, without a track, before the connection is made.
         feedback: Whose frames are sent.
         counters: Where it is counted what is dropped and sent again.
-        far: Tells what the far side can take, given the codec and the payload type that were agreed.
+        far: Tells what the far side can take, given the codec that was agreed.
     """
 
     def __init__(
@@ -123,7 +111,7 @@ class RtpSink:
         sender: RTCRtpSender,
         feedback: VideoFeedback,
         counters: EngineStats,
-        far: Callable[[str, int], FarVideo],
+        far: Callable[[str], FarVideo],
     ) -> None:
         self._feedback = feedback
         self._counters = counters
@@ -140,6 +128,9 @@ class RtpSink:
         self._pumping = False
         self._behind = False
         self._free_at = 0.0
+        self._smoother = pacing.Smoother()
+        # Once: abs-send-time is about differences, which a step of the wall clock would spoil.
+        self._unix_time = time.time() - time.monotonic()
         # As aiortc does: in the lower half, because SRTP loses count when the first ones wrap around and are lost.
         self._sequence_number = random.randrange(1 << 15)
         self._timestamp_origin = random.randrange(1 << 32)
@@ -190,12 +181,9 @@ class RtpSink:
 
     async def run(self, codec: Any) -> None:
         """Sends until the connection ends."""
-        self._far = self._find_far(codec.name, codec.payloadType)
+        self._far = self._find_far(codec.name)
         self._payload_type = int(codec.payloadType)
-        self._profile, extensions = self._hooks.extensions(0xFFFFFF)
-        # Where the time goes in the header extensions, if it was agreed to send it.
-        self._time_at = extensions.find(b"\xff\xff\xff")
-        self._extensions = bytearray(extensions)
+        self._template: HeaderTemplate = self._hooks.header_template(self._payload_type)
         self._protector: Protector = self._hooks.protector()
         self._ended = ended = asyncio.Event()
         try:
@@ -243,7 +231,7 @@ class RtpSink:
                     ssrc=self._hooks.ssrc,
                     payload=packets.payloads[index],
                 )
-                packet.extensions.abs_send_time = packets.abs_send_time
+                packet.extensions.abs_send_time = rtp.abs_send_time(self._unix_time + packets.leaves)
                 self._counters.packets_resent += 1
                 return packet
         return None
@@ -331,14 +319,14 @@ class RtpSink:
             payloads = h264.packetize(frame.data)
         else:
             payloads = vp8.packetize(frame.data, self._picture_id)
-        leaves = max(due, self._free_at, now)
+        leaves = max(self._smoother.due(max(due, now), frame.interval), self._free_at)
         packets = _Packets(
             frame=frame,
             due=due,
             first=self._sequence_number,
             timestamp=(self._timestamp_origin + round(frame.pts * CLOCK_RATE)) & 0xFFFFFFFF,
             picture_id=self._picture_id,
-            abs_send_time=_abs_send_time(leaves),
+            leaves=leaves,
             payloads=payloads,
         )
         self._picture_id = (self._picture_id + 1) & 0x7FFF
@@ -346,40 +334,26 @@ class RtpSink:
         self._sequence_number = (self._sequence_number + count) & 0xFFFF
         if not count:
             return  # nothing that RTP could carry
-        late = leaves - due > MIN_GAP * BURST
-        gap = MIN_GAP if late else min(max(frame.interval * SPREAD * BURST / count, MIN_GAP), MAX_GAP)
-        for start, end in pairwise([*range(0, count, BURST), count]):
-            packets.bursts.append(self._make_burst(packets, start, end, leaves))
-            self._free_at = leaves + MIN_GAP * (end - start) / BURST
-            leaves += gap
+        start = 0
+        for offset, size in pacing.groups(count, frame.interval):
+            packets.bursts.append(self._make_burst(packets, start, start + size, leaves + offset))
+            start += size
+        self._free_at = packets.bursts[-1].due + BURST_TIME * min(1.0, packets.bursts[-1].packets / pacing.BURST)
         self._ready.append(packets)
 
     def _make_burst(self, packets: _Packets, start: int, end: int, leaves: float) -> _Burst:
-        if self._time_at >= 0:
-            self._extensions[self._time_at : self._time_at + 3] = _abs_send_time(leaves).to_bytes(3)
-        # RFC 3550 section 5.1, and RFC 8285 section 4.1.2 for the header extensions.
-        rest = struct.pack("!LL", packets.timestamp, self._hooks.ssrc)
-        first_byte = 0x80
-        if self._extensions:
-            first_byte |= 0x10
-            rest += struct.pack("!HH", self._profile, len(self._extensions) >> 2) + self._extensions
-        last = len(packets.payloads) - 1
-        payload_type, number, payloads = self._payload_type, packets.first, packets.payloads
-        blocks = self._protector.protect(
-            [
-                PACK_START(
-                    first_byte, payload_type | 0x80 if index == last else payload_type, (number + index) & 0xFFFF
-                )
-                + rest
-                + payloads[index]
-                for index in range(start, end)
-            ]
-        )
+        count = end - start
+        stamp = rtp.abs_send_time(self._unix_time + leaves)
+        is_last = end == len(packets.payloads)
+        # One header more than there are packets, so that the last one has no marker.
+        headers = self._template.headers(count + (not is_last), packets.first + start, packets.timestamp, stamp)
+        payloads = packets.payloads[start:end]
+        blocks = self._protector.protect(map(add, headers, payloads))
         return _Burst(
             leaves,
             blocks,
-            end - start,
-            sum(map(len, payloads[start:end])),
+            count,
+            sum(map(len, payloads)),
             sum(len(block) for block, _ in blocks),
         )
 
@@ -418,13 +392,8 @@ class RtpSink:
         self._waiting = deque(waiting[keyframe:])
         self._counters.send_dropped += keyframe
         self._free_at = 0.0
+        self._smoother = pacing.Smoother()
         logger.debug("%d frames are not sent: %s.", keyframe, why)
         if not self._waiting and keyframe:
             self._needs_keyframe = True
             self._feedback.keyframe_requested()
-
-
-def _abs_send_time(when: float) -> int:
-    """The header extension abs-send-time: seconds modulo 64, 18 bits behind the point. `when` is monotonic."""
-    # NTP's epoch is a multiple of 64 s before that of Unix.
-    return int((when - time.monotonic() + time.time()) * (1 << 18)) & 0xFFFFFF

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
 
+import pylibsrtp
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender
 from aiortc.rtp import RtpPacket
 
@@ -33,14 +34,12 @@ class Feedback:
         self.estimates: list[int] = []
         self.drains = 0
         self.stops = 0
-        self.on_request: Callable[[], object] = lambda: None
 
     def started(self, sink: VideoSink) -> None:
         self.sink = sink
 
     def keyframe_requested(self) -> None:
         self.requests += 1
-        self.on_request()
 
     def reported(self, loss: float, round_trip: float | None) -> None:
         self.reports.append((loss, round_trip))
@@ -54,6 +53,21 @@ class Feedback:
     def stopped(self) -> None:
         self.stops += 1
         self.sink = None
+
+
+class _Lossy:
+    """An SRTP session that loses packets, as if they had never come."""
+
+    def __init__(self, session: Any, link: Link) -> None:
+        self._session = session
+        self._link = link
+        self.unprotect_rtcp = session.unprotect_rtcp
+
+    def unprotect(self, data: bytes) -> bytes:
+        # The header is not encrypted.
+        if self._link.lose(RtpPacket.parse(data)):
+            raise pylibsrtp.Error("lost by the test")
+        return self._session.unprotect(data)
 
 
 class Link:
@@ -86,9 +100,25 @@ class Link:
         return self.feedback.sink
 
     @property
+    def complete(self) -> int:
+        """Frames that have arrived to the end."""
+        return sum(packet.marker for packet in self.packets)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Sequence numbers of what has arrived, from 0."""
+        return [(packet.sequence_number - self.packets[0].sequence_number) & 0xFFFF for packet in self.packets]
+
+    @property
     def receiver(self) -> Any:
         (transceiver,) = self.far.getTransceivers()
         return transceiver.receiver
+
+    def decode_nothing(self) -> None:
+        """Has the receiver do all that it does with packets, but decode them."""
+        queue = self.receiver._RTCRtpReceiver__decoder_queue
+        put = queue.put
+        queue.put = lambda item: put(item) if item is None else None
 
     async def connect(self) -> None:
         self.near.createDataChannel("data")
@@ -100,6 +130,8 @@ class Link:
         self._listen(transceiver.receiver.transport)
         await self.near.setRemoteDescription(self.far.localDescription)
         await self.until(lambda: self.feedback.sink is not None and self.far.connectionState == "connected")
+        dtls = self.receiver.transport
+        dtls._rx_srtp = _Lossy(dtls._rx_srtp, self)
 
     def _let_far_read(self) -> None:
         """Has aiortc pause between packets: it would send a large frame at once, more than the socket holds."""
@@ -117,8 +149,6 @@ class Link:
 
         async def handle_rtp_data(data: bytes, arrival_time_ms: int) -> None:
             packet = RtpPacket.parse(data, dtls._rtp_header_extensions_map)
-            if self.lose(packet):
-                return
             self.packets.append(packet)
             self.arrivals.append(time.monotonic())
             await handle(data, arrival_time_ms=arrival_time_ms)
