@@ -9,6 +9,8 @@ from deepio_core.media.pairing import Pairing, SentFrames
 from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from deepio_adapters.kept_frames import KeptFrames
     from deepio_adapters.sources import SourceFrame
     from deepio_core.messages import DataMessage
@@ -38,10 +40,12 @@ class SentLog:
 
     Args:
         kept: Keeps the frames themselves; None if they are not to be kept.
+        round_trip: Tells the seconds to the far side and back on the network; None if that is not known.
     """
 
-    def __init__(self, kept: KeptFrames | None = None) -> None:
+    def __init__(self, kept: KeptFrames | None = None, round_trip: Callable[[], float | None] = lambda: None) -> None:
         self._kept = kept
+        self._round_trip = round_trip
         self._lock = threading.Lock()
         self._frames = SentFrames()
 
@@ -67,7 +71,7 @@ class SentLog:
     def pair(self, message: DataMessage, now: float) -> Result:
         """Find the frame of a result that has come now (`time.monotonic`)."""
         with self._lock:
-            pairing: Pairing | None = self._frames.on_result(message, now)
+            pairing: Pairing | None = self._frames.on_result(message, now, self._round_trip())
         if pairing is None:
             return Result(message=message, captured_at=None, uncertainty=None, age=None)
         return Result(

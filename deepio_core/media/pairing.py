@@ -95,9 +95,21 @@ class SentFrames:
         before = self._frames[-1].sent_at if self._frames else now
         self._frames.append(SentFrame(captured_at, max(now, captured_at, before)))
 
-    def on_result(self, message: DataMessage, now: float) -> Pairing | None:
-        """Find the frame of a result that has come now; None if it cannot be known."""
-        self._clock.on_message(read_number(message.raw.get("rec_time")), message.round_trip, now)
+    def on_result(self, message: DataMessage, now: float, round_trip: float | None = None) -> Pairing | None:
+        """Find the frame of a result that has come now.
+
+        Args:
+            message: The result.
+            now: Monotonic seconds.
+            round_trip: Seconds to the stream manager and back on the network, if known. It serves where the result
+                tells no round trip: stream_manager.py v1.0.16 has been seen to always say 0.
+
+        Returns:
+            The frame; None if it cannot be known.
+        """
+        told = message.round_trip
+        trip = told if told is not None and told > 0 else round_trip
+        self._clock.on_message(read_number(message.raw.get("rec_time")), trip, now)
         taken_at = self._clock.local(message.vc_time)
         if taken_at is None or not self._frames:
             return None

@@ -186,6 +186,19 @@ def test_what_is_no_number_of_frames_is_not_said(held: Any) -> None:
     assert DataMessage(raw={"held_frames": held}).held_frames is None
 
 
+def test_the_round_trip_of_the_network_serves_where_none_is_told() -> None:
+    frames = SentFrames()
+    for number in range(10):
+        frames.sent(10 + number / 25, 10 + number / 25)
+    for trip, captured_at in ((None, 10.36), (0.16, 10.2)):
+        # Each way takes 0.08 s: without an idea of that, the frame seems to have been sent 0.16 s later than it was.
+        message = result(10.285, rec_time=10.4, held=0, round_trip=0)
+        pairing = frames.on_result(message, 10.48, trip)
+        assert pairing is not None
+        assert pairing.captured_at == captured_at
+        assert pairing.uncertainty > 0.04
+
+
 def test_nothing_was_sent() -> None:
     assert SentFrames().on_result(result(1.0, rec_time=1.1), 1.11) is None
 
