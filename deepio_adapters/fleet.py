@@ -189,9 +189,19 @@ class Fleet:
             WorkerHost(number, tell=self._tell, on_message=self._on_message, delay=self._delay, log_level=level)
             for number in range(self.processes)
         ]
+        errors: list[FleetError] = []
+
+        async def start(worker: WorkerHost) -> None:
+            try:
+                await tasks.start(worker.run)
+            except FleetError as error:
+                errors.append(error)
+
         async with anyio.create_task_group() as starting:
             for worker in self._workers:
-                starting.start_soon(tasks.start, worker.run)
+                starting.start_soon(start, worker)
+        if errors:
+            raise errors[0]
 
     # --- What the application asks -----------------------------------------------------------------------------
 

@@ -28,6 +28,9 @@ SILENCE: Final = 30.0
 """Seconds without a line from a worker, which sends a status every second, after which it hangs and is killed; time
 enough to import everything on a busy machine."""
 
+LOOK_INTERVAL: Final = 1.0
+"""Seconds between two looks at how long a worker has been silent."""
+
 LEAVE_TIMEOUT: Final = 10.0
 """Seconds for the streams of a worker to say goodbye, side by side, and for the process to end; then it is killed."""
 
@@ -102,7 +105,7 @@ class WorkerProcess:
         # A cancellation must not reach what listens before the goodbyes are said: a full pipe would hold them up.
         listening = anyio.CancelScope(shield=True)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._listen, process.stdout, process.stderr, listening)
+            tasks.start_soon(self._listen, process, process.stdout, process.stderr, listening)
             tasks.start_soon(self._write, process)
             tasks.start_soon(self._watch, process)
             try:
@@ -117,16 +120,18 @@ class WorkerProcess:
                     self._kill(process, f"it did not end in {LEAVE_TIMEOUT:.0f} s")
                 listening.cancel()
 
-    async def _listen(self, out: ByteReceiveStream, err: ByteReceiveStream, scope: anyio.CancelScope) -> None:
+    async def _listen(
+        self, process: Process, out: ByteReceiveStream, err: ByteReceiveStream, scope: anyio.CancelScope
+    ) -> None:
         with scope:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._read_log, err)
                 try:
-                    await self._read(out)
+                    await self._read(process, out)
                 finally:
                     self._ended.set()
 
-    async def _read(self, out: ByteReceiveStream) -> None:
+    async def _read(self, process: Process, out: ByteReceiveStream) -> None:
         lines = LineReader()
         try:
             async for data in out:
@@ -134,8 +139,8 @@ class WorkerProcess:
                 for line in lines.feed(data):
                     self._on_line(json.loads(line))
         except (FleetError, KeyError, TypeError, ValueError):
-            logger.exception("The worker process %d has said what cannot be understood.", self._number)
-            self._why = "it said what cannot be understood"
+            # A fault of ours, or no worker of ours; it may wait for somebody to read what it says.
+            self._kill(process, "it said what cannot be understood")
         except anyio.BrokenResourceError:
             return  # its end, as some systems tell it
 
@@ -173,7 +178,7 @@ class WorkerProcess:
 
     async def _watch(self, process: Process) -> None:
         while True:
-            await anyio.sleep(SILENCE / 10)
+            await anyio.sleep(LOOK_INTERVAL)
             if anyio.current_time() - self._heard > SILENCE:
                 self._kill(process, f"it was silent for {SILENCE:.0f} s")
 

@@ -258,7 +258,7 @@ class LineHandler(logging.Handler):
 
 def set_up_logging(level: int) -> None:
     """Have everything logged by `LineHandler`, from this level on."""
-    logging.basicConfig(level=level, handlers=[LineHandler()], force=True)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[LineHandler()], force=True)
     logging.getLogger("aioice").setLevel(max(level, logging.WARNING))  # it tells addresses of every candidate pair
 
 

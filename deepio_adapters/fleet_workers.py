@@ -25,6 +25,7 @@ from deepio_adapters.fleet_records import (
     StreamStatus,
 )
 from deepio_adapters.fleet_wire import read_error, read_event, read_status, write_arguments
+from deepio_adapters.groups import unwrapped
 from deepio_core.errors import DeepIOError
 from deepio_core.jsontext import encode
 from deepio_core.messages import parse_message
@@ -99,15 +100,16 @@ class WorkerHost:
             FleetError: The first one cannot be started.
         """
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._tell_up, task_status)
-                while True:
-                    began = anyio.current_time()
-                    reason = await self._run_once()
-                    delay = self._backoff.delay(anyio.current_time() - began)
-                    self._lose(reason, delay)
-                    await anyio.sleep(delay)
-                    self._restarts += 1
+            with unwrapped():
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._tell_up, task_status)
+                    while True:
+                        began = anyio.current_time()
+                        reason = await self._run_once()
+                        delay = self._backoff.delay(anyio.current_time() - began)
+                        self._lose(reason, delay)
+                        await anyio.sleep(delay)
+                        self._restarts += 1
         finally:
             self._ended = True
             self._up.set()
@@ -247,9 +249,11 @@ class WorkerHost:
                 if reply is not None:
                     reply.error = read_error(line["error"]) if "error" in line else None
                     reply.came.set()
-            case _:
+            case "hello":
                 self._ever_up = True
                 self._up.set()
+            case kind:
+                raise ValueError(f"a worker says no {kind!r}")
 
     def _note(self, status: StreamStatus) -> None:
         remote = self._remotes.get(status.name)

@@ -23,7 +23,7 @@ from deepio_adapters.fleet import (
 from deepio_adapters.fleet_host import StreamIO
 from deepio_adapters.sources import SourceError
 from deepio_core.errors import LocalProtocolError
-from deepio_core.outputs import Cause
+from deepio_core.outputs import Cause, Connected
 from deepio_core.states import PeerState
 from tests.media import tcp_server
 from tests.worlds import BOUND, World, far_side, new_id, nothing_left_soon, quick
@@ -93,7 +93,7 @@ async def two(memory, make_fleet, **settings):
                 await fleet.add(name, server_address=memory.server, source=None, peer_id=new_id(), remotePeerId=far.id)
             await told.connected("one", "other")
             for far in (one, other):
-                await far.when(lambda far=far: far.client.state is PeerState.CONNECTED)
+                await far.until(Connected)
             yield fleet, told, one, other
 
 
@@ -261,30 +261,33 @@ async def test_a_source_that_ends_begins_anew_if_it_is_always_to(memory, make_fl
 @pytest.mark.parametrize("restart", ["never", "on_failure"])
 async def test_a_session_that_fails_ends_its_stream_alone(make_fleet, restart):
     keys = {"good"}
-    async with World(check_key=lambda kind, _id, key: kind != "stream_capture" or key in keys).running() as world:
-        async with far_side(world) as far, make_fleet(world) as fleet:
-            told = Told(fleet)
-            await fleet.add(
-                "one", server_address=world.server, source=None, key="good", peer_id=new_id(), remotePeerId=far.id
-            )
-            await told.connected("one")
-            await fleet.add("bad", server_address=world.server, source=None, key="secret-key", restart=restart)
-            if restart == "never":
-                end = await told.until("bad", StreamEnded)
-                assert (end.cause, end.failed) == (Cause.KEY_REFUSED, True)
-                assert end.remedy
-                status = fleet.streams["bad"]
-                assert status.phase is StreamPhase.FAILED
-                assert status.last_error == end.reason
-            else:
-                again = await told.until("bad", StreamRestarting)
-                assert 0 < again.delay < 1
-                keys.add("secret-key")
-                await told.until("bad", StreamStateChanged, new=PeerState.LISTENING)
-                assert fleet.streams["bad"].restarts == len(told.of("bad", StreamRestarting))
-                assert fleet.streams["bad"].phase is StreamPhase.RUNNING
-            assert fleet.streams["one"].state is PeerState.CONNECTED
-            assert "secret-key" not in str(told.events) + str(fleet.streams) + str(fleet.stats())
+
+    def check_key(kind, _id, key):
+        return kind != "stream_capture" or key in keys
+
+    async with World(check_key).running() as world, far_side(world) as far, make_fleet(world) as fleet:
+        told = Told(fleet)
+        await fleet.add(
+            "one", server_address=world.server, source=None, key="good", peer_id=new_id(), remotePeerId=far.id
+        )
+        await told.connected("one")
+        await fleet.add("bad", server_address=world.server, source=None, key="secret-key", restart=restart)
+        if restart == "never":
+            end = await told.until("bad", StreamEnded)
+            assert (end.cause, end.failed) == (Cause.KEY_REFUSED, True)
+            assert end.remedy
+            status = fleet.streams["bad"]
+            assert status.phase is StreamPhase.FAILED
+            assert status.last_error == end.reason
+        else:
+            again = await told.until("bad", StreamRestarting)
+            assert 0 < again.delay < 1
+            keys.add("secret-key")
+            await told.until("bad", StreamStateChanged, new=PeerState.LISTENING)
+            assert fleet.streams["bad"].restarts == len(told.of("bad", StreamRestarting))
+            assert fleet.streams["bad"].phase is StreamPhase.RUNNING
+        assert fleet.streams["one"].state is PeerState.CONNECTED
+        assert "secret-key" not in str(told.events) + str(fleet.streams) + str(fleet.stats())
 
 
 async def test_a_server_that_is_down_is_told_and_tried_again(memory, make_fleet):
@@ -366,7 +369,7 @@ async def test_hung_sources_do_not_hold_each_other_up(memory, make_fleet):
     try:
         async with make_fleet() as fleet:
             for number in range(6):
-                await fleet.add(f"cam{number}", server_address=memory.server, source=lambda: hangs(), frame_rate=50.0)
+                await fleet.add(f"cam{number}", server_address=memory.server, source=hangs, frame_rate=50.0)
             await anyio.sleep(0.1)  # the sources hang now
             started = anyio.current_time()
         # Each takes 0.3 s to be given up, its close_timeout.
