@@ -51,12 +51,13 @@ class PictureDecoder:
         self._stream = stream
         self._context = _open(stream)
         self._turn: _Turn | None = None
+        self._interval = MIN_STEP
         self._last: tuple[float, float] | None = None
 
     def decode(self, packet: SourcePacket) -> list[SourceFrame]:
         """Returns the pictures that this packet makes ready, in the order in which they are shown.
 
-        Their `pts` are those of their packets, and strictly increasing; so is `captured_at`. There may be none: then
+        Their `pts` are those of their packets, and strictly increasing. There may be none: then
         they come with later packets.
         """
         frames: list[SourceFrame] = []
@@ -65,6 +66,7 @@ class PictureDecoder:
                 frames = self.flush()
                 self._context = _open(packet.stream)
             self._stream = packet.stream
+        self._interval = max(packet.interval, MIN_STEP)
         raw: Packet[Stream] = av.Packet(packet.data)
         raw.opaque = (packet.pts, packet.captured_at)
         raw.is_keyframe = packet.keyframe
@@ -92,17 +94,18 @@ class PictureDecoder:
 
     def _finish(self, picture: av.VideoFrame) -> SourceFrame:
         pts, captured_at = cast("tuple[float, float]", picture.opaque)
-        if self._last is not None:
-            # Media without time stamps are stamped in the order in which they are decoded.
-            pts, captured_at = max(pts, self._last[0] + MIN_STEP), max(captured_at, self._last[1])
+        if self._last is not None and pts <= self._last[0]:
+            # A bare byte stream tells no time: its packets are stamped in the order in which they are decoded.
+            pts, captured_at = self._last[0] + self._interval, self._last[1] + self._interval
         self._last = pts, captured_at
+        frame = stamp(picture, pts, captured_at)
         # A picture can say itself how it is to be turned, in H.264 by a supplemental message.
         degrees = -picture.rotation % 360 or self._stream.rotation
-        if degrees in _TURNS:
-            if self._turn is None or not self._turn.fits(picture, degrees):
-                self._turn = _Turn(picture, degrees)
-            picture = self._turn.apply(picture)
-        return stamp(picture, pts, captured_at)
+        if degrees not in _TURNS:
+            return frame
+        if self._turn is None or not self._turn.fits(picture, degrees):
+            self._turn = _Turn(picture, degrees)
+        return stamp(self._turn.apply(picture), pts, captured_at)
 
 
 def _open(stream: StreamFormat) -> VideoCodecContext:
