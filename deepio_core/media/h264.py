@@ -164,8 +164,6 @@ def is_open_keyframe(access_unit: bytes) -> bool:
             recovers = recovers or _recovers_at_once(access_unit, at)
         elif kind == SLICE:
             types.append(_slice_type(access_unit, at))
-        elif kind == IDR:
-            return False
     return recovers and bool(types) and all(kind in {2, 4} for kind in types)
 
 
@@ -380,7 +378,7 @@ def _fragments(data: bytes, start: int, end: int) -> list[bytes]:
 
 def _read_sps(profile: int, constraints: int, level: int, bits: _Bits) -> Sps:
     bits.ue()  # seq_parameter_set_id
-    chroma, depth, array = _read_chroma(bits) if profile in _HIGH_PROFILES else (1, 8, 1)
+    chroma, depth = _read_chroma(bits) if profile in _HIGH_PROFILES else (1, 8)
     bits.ue()  # log2_max_frame_num_minus4
     order = _read_picture_order(bits)
     bits.ue()  # max_num_ref_frames
@@ -394,8 +392,8 @@ def _read_sps(profile: int, constraints: int, level: int, bits: _Bits) -> Sps:
     bits.read(1)  # direct_8x8_inference_flag
     left, right, top, bottom = [bits.ue() for _ in range(4)] if bits.read(1) else (0, 0, 0, 0)
     height_factor = 2 if interlaced else 1
-    width = 16 * columns - (left + right) * (2 if array in {1, 2} else 1)
-    height = (16 * rows - (top + bottom) * (2 if array == 1 else 1)) * height_factor
+    width = 16 * columns - (left + right) * (2 if chroma in {1, 2} else 1)
+    height = (16 * rows - (top + bottom) * (2 if chroma == 1 else 1)) * height_factor
     if width <= 0 or height <= 0:
         raise _MalformedError
     reorder = _read_reorder_frames(bits) if bits.read(1) else None
@@ -414,12 +412,13 @@ def _read_sps(profile: int, constraints: int, level: int, bits: _Bits) -> Sps:
     )
 
 
-def _read_chroma(bits: _Bits) -> tuple[int, int, int]:
-    """chroma_format_idc, the larger bit depth, ChromaArrayType."""
+def _read_chroma(bits: _Bits) -> tuple[int, int]:
+    """chroma_format_idc and the larger bit depth."""
     chroma = bits.ue()
     if chroma > 3:
         raise _MalformedError
-    separate = bits.read(1) if chroma == 3 else 0
+    if chroma == 3:
+        bits.read(1)  # separate_colour_plane_flag
     depth = 8 + max(bits.ue(), bits.ue())
     if depth > 14:
         raise _MalformedError
@@ -428,7 +427,7 @@ def _read_chroma(bits: _Bits) -> tuple[int, int, int]:
         for number in range(8 if chroma != 3 else 12):
             if bits.read(1):
                 _skip_scaling_list(bits, 16 if number < 6 else 64)
-    return chroma, depth, 0 if separate else chroma
+    return chroma, depth
 
 
 def _skip_scaling_list(bits: _Bits, size: int) -> None:

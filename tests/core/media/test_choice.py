@@ -195,6 +195,7 @@ def test_the_reason_names_both_profiles() -> None:
         (66, 0xC0, 11, "42f00b", False),
         (100, 0x00, 9, "64000a", False),
         (100, 0x10, 11, "64000b", True),
+        (100, 0x10, 11, "640009", False),
         (100, 0x00, 9, "640009", True),
     ],
 )

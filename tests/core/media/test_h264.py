@@ -168,7 +168,7 @@ def written_sps(draw: st.DrawFn) -> tuple[bytes, dict[str, Any]]:
     profile = draw(st.sampled_from([66, 77, 88, *HIGH]))
     constraints, level = draw(st.integers(0, 255)), draw(st.integers(0, 255))
     bits.ue(draw(st.integers(0, 31)))
-    chroma, depth, separate = draw(write_chroma(bits)) if profile in HIGH else (1, 8, 0)
+    chroma, depth = draw(write_chroma(bits)) if profile in HIGH else (1, 8)
     bits.ue(draw(st.integers(0, 12)))
     order = draw(write_picture_order(bits))
     bits.ue(draw(st.integers(0, 16)))
@@ -185,8 +185,8 @@ def written_sps(draw: st.DrawFn) -> tuple[bytes, dict[str, Any]]:
     for crop in crops or []:
         bits.ue(crop)
     left, right, top, bottom = crops or [0, 0, 0, 0]
-    across = 2 if chroma in {1, 2} and not separate else 1
-    down = (2 if chroma == 1 and not separate else 1) * (2 - progressive)
+    across = 2 if chroma in {1, 2} else 1
+    down = (2 if chroma == 1 else 1) * (2 - progressive)
     vui = draw(FLAG)
     bits.u(1, vui)
     reorder = draw(write_vui(bits)) if vui else None
@@ -206,12 +206,12 @@ def written_sps(draw: st.DrawFn) -> tuple[bytes, dict[str, Any]]:
 
 
 @st.composite
-def write_chroma(draw: st.DrawFn, bits: BitWriter) -> tuple[int, int, int]:
-    chroma, separate = draw(st.integers(0, 3)), draw(FLAG)
+def write_chroma(draw: st.DrawFn, bits: BitWriter) -> tuple[int, int]:
+    chroma = draw(st.integers(0, 3))
     luma_depth, chroma_depth = draw(st.integers(8, 14)), draw(st.integers(8, 14))
     bits.ue(chroma)
     if chroma == 3:
-        bits.u(1, separate)
+        bits.u(1, draw(FLAG))
     bits.ue(luma_depth - 8)
     bits.ue(chroma_depth - 8)
     bits.u(1, draw(FLAG))
@@ -228,7 +228,7 @@ def write_chroma(draw: st.DrawFn, bits: BitWriter) -> tuple[int, int, int]:
             scale = wanted
             if scale == 0:
                 break
-    return chroma, max(luma_depth, chroma_depth), separate if chroma == 3 else 0
+    return chroma, max(luma_depth, chroma_depth)
 
 
 @st.composite
@@ -325,7 +325,15 @@ def test_any_bytes_are_a_parameter_set_or_none(data: bytes) -> None:
     assert data[0] & 0x1F == SPS or parse_sps(data) is None
 
 
-def high_sps(*, chroma: int = 1, depth: int = 8, order: tuple[int, ...] = (2,), size: int = 20, crop: int = 0) -> bytes:
+def high_sps(**facts: Any) -> bytes:
+    bits = BitWriter()
+    bits.bits = high_sps_bits(**facts)
+    return bits.nal(0x67, 100, 0, 31)
+
+
+def high_sps_bits(
+    *, chroma: int = 1, depth: int = 8, order: tuple[int, ...] = (2,), size: int = 20, crop: int = 0
+) -> str:
     bits = BitWriter()
     bits.ue(0)
     bits.ue(chroma)
@@ -344,7 +352,7 @@ def high_sps(*, chroma: int = 1, depth: int = 8, order: tuple[int, ...] = (2,), 
     for _ in range(4 if crop else 0):
         bits.ue(crop)
     bits.u(1, 0)
-    return bits.nal(0x67, 100, 0, 31)
+    return bits.bits
 
 
 @pytest.mark.parametrize(
@@ -366,6 +374,13 @@ def test_more_picture_order_offsets_than_allowed_are_none() -> None:
         bits.ue(number)
     bits.u(4000, 0)
     assert parse_sps(bits.nal(0x67, 66, 0, 31)) is None
+
+
+def test_a_number_of_more_than_32_bits_is_none() -> None:
+    for zeros in (31, 32):
+        bits = BitWriter()
+        bits.bits = "0" * zeros + "1" + "0" * zeros + high_sps_bits()[1:]
+        assert (parse_sps(bits.nal(0x67, 100, 0, 31)) is None) == (zeros == 32)
 
 
 def test_a_hypothetical_reference_decoder_with_too_many_buffers_is_not_read() -> None:
@@ -430,6 +445,8 @@ def test_an_idr_picture_is_a_keyframe() -> None:
     assert not is_keyframe(stream(aud, P_SLICE))
     assert not is_keyframe(stream(RECOVERS, I_SLICE))
     assert not is_keyframe(stream(A_SPS, A_PPS))
+    # The first slice tells; what comes behind it is another picture, if anything.
+    assert not is_keyframe(stream(P_SLICE, IDR_SLICE))
     assert not is_keyframe(b"")
 
 
