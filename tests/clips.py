@@ -14,12 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
-from av.video.stream import VideoStream
 
 from deepio_adapters.test_pattern import Pattern
 from tests.media import make_clip, truncate
@@ -83,9 +82,7 @@ def _rotated(degrees: int) -> Callable[[Path], object]:
         width, height = SIZE if degrees == 180 else SIZE[::-1]
         pattern = Pattern(width, height)
         with av.open(str(path), "w") as container:
-            stream = cast(
-                VideoStream, container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "bf": "0"})
-            )
+            stream = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "bf": "0"})
             # Turned the other way round, so that turning makes them upright.
             lying = [np.rot90(pattern.draw(number), degrees // 90) for number in range(FRAMES)]
             stream.height, stream.width = lying[0].shape[:2]
@@ -112,7 +109,7 @@ def _large_keyframes(path: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (680, 1920, 3), dtype=np.uint8)
     options = {"preset": "ultrafast", "bf": "0", "crf": "30", "x264-params": _ONE_SLICE}
     with av.open(str(path), "w") as container:
-        stream = cast(VideoStream, container.add_stream("libx264", rate=RATE, options=options))
+        stream = container.add_stream("libx264", rate=RATE, options=options)
         stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 90_000)
         for number in range(2):

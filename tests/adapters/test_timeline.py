@@ -96,3 +96,49 @@ def test_a_stopped_pacer_does_not_wait() -> None:
     pacer = Pacer(stop)
     assert pacer.wait(0.0) is None
     assert pacer.wait(1e6) is None
+
+
+def test_packets_go_in_batches_before_they_are_due() -> None:
+    waits: list[float] = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            return super().wait(timeout)
+
+    pacer = Pacer(Stop(), read_ahead=0.2, batch=0.15)
+    started = time.monotonic()
+    early: list[float] = []
+    for number in range(40):
+        due = pacer.wait(number / 100)
+        assert due is not None
+        early.append(due - time.monotonic())
+    assert time.monotonic() - started > 0.15
+    assert max(early) <= 0.2
+    assert len([wait for wait in waits if wait > 0]) <= 3
+
+
+def test_a_batch_ends_at_once_when_it_is_stopped() -> None:
+    stop = threading.Event()
+    pacer = Pacer(stop, read_ahead=0.2, batch=0.1)
+    assert pacer.wait(0.0) is not None
+    stop.set()
+    assert pacer.wait(0.1) is None
+    assert pacer.wait(60.0) is None
+
+
+def test_the_interval_is_the_step_seen_last() -> None:
+    recorded, live = RecordedTimeline(0.5), LiveTimeline(0.5)
+    assert (recorded.interval, live.interval) == (0.5, 0.5)
+    for media_time, now in [(7.0, 100.0), (7.1, 100.2)]:
+        recorded.stamp(media_time)
+        live.stamp(media_time, now)
+    assert [recorded.interval, live.interval] == pytest.approx([0.1, 0.1])
+
+
+def test_the_clock_of_a_source_that_was_opened_again_is_taken_anew() -> None:
+    timeline = LiveTimeline()
+    assert [timeline.stamp(5.0, 100.0), timeline.stamp(5.1, 100.1)] == pytest.approx([0.0, 0.1])
+    timeline.restart()
+    # As near to the old clock as not to be told from jitter.
+    assert [timeline.stamp(5.2, 100.9), timeline.stamp(5.3, 101.0)] == pytest.approx([0.9, 1.0])
