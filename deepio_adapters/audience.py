@@ -63,6 +63,11 @@ class Audience(Generic[S]):
         unread = None if self.handlers else self._handled
         return sum(stream.dropped for stream in self._streams if stream is not unread)
 
+    @property
+    def watching(self) -> bool:
+        """Whether there is anybody: a handler, or a stream that somebody holds."""
+        return bool(self.handlers) or len(self._streams) > 1  # that of the handlers is always there
+
     def __len__(self) -> int:
         """Streams in use, that of the handlers among them."""
         return len(self._streams)

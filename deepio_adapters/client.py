@@ -26,6 +26,7 @@ from deepio_adapters.audience import Audience, Handler
 from deepio_adapters.client_stats import ClientStats
 from deepio_adapters.driver import Dial, Driver
 from deepio_adapters.engine import EngineConfig, EngineFactory, open_engine
+from deepio_adapters.frames import check_frame_format
 from deepio_adapters.groups import unwrapped
 from deepio_adapters.link import SignalingLink, open_link
 from deepio_adapters.rates import RateMeter
@@ -88,6 +89,8 @@ class ClientConfig:
     """Settings of the session: whom to connect to, metadata, timeouts."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Settings of the engine: source, received video, ICE servers. A frame handler turns `receive_video` on."""
+    frame_format: str = "bgr24"
+    """What frame handlers get: one of `frames.FRAME_FORMATS`."""
     tls: TLSOptions | None = None
     """How the server's certificate is checked; None: as the environment says."""
     allow_plain: bool | None = None
@@ -121,7 +124,8 @@ class Client:
         self._event_handlers: list[EventHandler] = []
         self._messages = Audience(MessageStream, _raw)
         self._results = Audience(lambda at_end: ResultStream(at_end, self._frame_of), _itself)
-        self._frames = Audience(FrameStream, _array)
+        frame_format = check_frame_format(config.frame_format)
+        self._frames = Audience(FrameStream, lambda frame: frame.to(frame_format))
         self._messages_received = self._connections = 0
         self._last_error: str | None = None
         self._ended: session.SessionEnded | None = None
@@ -247,7 +251,7 @@ class Client:
         self._messages.handlers.remove(handler)
 
     def add_frame_handler(self, handler: Handler) -> None:
-        """Have `handler` called with the newest frame that came, as BGR array (H, W, 3) of uint8.
+        """Have `handler` called with the newest frame that came, in `ClientConfig.frame_format`.
 
         Raises:
             LocalProtocolError: The client runs already and has refused the remote peer's video.
@@ -255,6 +259,15 @@ class Client:
         if self._driver is not None:
             self._demand_video()
         self._frames.handlers.append(handler)
+        self._look_for_watchers()
+
+    def remove_frame_handler(self, handler: Handler) -> None:
+        """Undo `add_frame_handler`. While there is no handler and no stream of frames, none is decoded.
+
+        Raises:
+            ValueError: There is no such handler.
+        """
+        self._frames.handlers.remove(handler)
 
     def add_result_handler(self, handler: Handler) -> None:
         """Have `handler` called with each `Result` that comes: a `data` message and the frame it belongs to."""
@@ -279,7 +292,7 @@ class Client:
         return self._results.stream(self._raise_if_failed)
 
     def frames(self) -> FrameStream:
-        """The newest frames from now on, to be read by `async for`.
+        """The newest frames from now on, to be read by `async for`; they are decoded as long as the stream is held.
 
         The iteration ends with the session, and raises `SessionEndedError` if the session has failed.
 
@@ -287,7 +300,9 @@ class Client:
             LocalProtocolError: The client refuses the remote peer's video.
         """
         self._demand_video()
-        return self._frames.stream(self._raise_if_failed)
+        stream = self._frames.stream(self._raise_if_failed)
+        self._look_for_watchers()
+        return stream
 
     def _demand_video(self) -> None:
         if not (self.config.engine.receive_video or self._frames.handlers):
@@ -444,12 +459,18 @@ class Client:
     def _frame_of(self, result: Result) -> SourceFrame | None:
         return None if self._driver is None else self._driver.engine.sent_frames.frame(result)
 
+    def _look_for_watchers(self) -> None:
+        """Has the engine decode frames only while somebody watches."""
+        if self._session is not None and self._driver is not None:
+            self._driver.engine.want_frames(self._frames.watching)
+
     async def _spread_frames(self, driver: Driver) -> None:
         async for frame in driver.engine.frames:
             self._frames.put(frame)
 
     async def _measure(self, driver: Driver) -> None:
         while True:
+            self._look_for_watchers()  # nobody tells that a stream was let go
             stats = driver.engine.stats()
             self._rates.sample(
                 anyio.current_time(), stats.frames_sent, stats.frames_received, stats.bytes_sent, stats.bytes_received
@@ -459,10 +480,6 @@ class Client:
 
 def _raw(message: Any) -> object:
     return message.raw
-
-
-def _array(frame: Any) -> object:
-    return frame.to_ndarray()
 
 
 def _itself(result: Any) -> object:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from deepio_adapters.client import Client, ClientConfig, ClientStats, EventHandler, Handler
 from deepio_adapters.engine import ChannelOptions, EngineConfig, IceServer
+from deepio_adapters.frames import check_frame_format
 from deepio_adapters.shared import SharedSource
 from deepio_adapters.sources import parse_source
 from deepio_adapters.tls import TLSOptions
@@ -91,6 +92,8 @@ class DeepIOBase:
         keep_frames: Seconds for which frames that are sent are kept, at most 300 of them, so that results come with the
             frame they belong to; for that, copied video is decoded as well. 0 for none.
         receive_video: Frames of the remote peer will be read by `frames()`. A frame handler implies it.
+        frame_format: What frame handlers get: "bgr24", "rgb24", "bgra", "rgba", "gray", "yuv420p" or "nv12" for an
+            array of uint8 (see `ReceivedFrame.to_ndarray` for its shape), "av" for the `av.VideoFrame` as it came.
         media_sink: File to record the remote peer's video to.
         loop: Start the source again at its end.
         frame_rate: Frames per second, for sources that make frames.
@@ -128,6 +131,7 @@ class DeepIOBase:
         channel: ChannelOptions | None = None,
         keep_frames: float = 0.0,
         receive_video: bool = False,
+        frame_format: str = "bgr24",
         media_sink: str | None = None,
         loop: bool = False,
         frame_rate: float | None = None,
@@ -180,6 +184,7 @@ class DeepIOBase:
                 insecure=tls_insecure,
             ),
             allow_plain=allow_plain,
+            frame_format=check_frame_format(frame_format),
         )
         """All settings."""
         self.id = peer_id
@@ -283,7 +288,8 @@ class DeepIOBase:
         """Have `handler` called with the newest frame that came from the remote peer.
 
         Args:
-            handler: A function or coroutine function that takes a BGR array (H, W, 3) of uint8.
+            handler: A function or coroutine function that takes a BGR array (H, W, 3) of uint8, or what `frame_format`
+                says.
 
         Raises:
             LocalProtocolError: It runs already, and has refused the remote peer's video.
@@ -291,6 +297,19 @@ class DeepIOBase:
         if self._client is not None:
             self._client.add_frame_handler(handler)
         self._frame_handlers.append(handler)
+
+    def remove_frame_handler(self, handler: Handler) -> None:
+        """Undo `add_frame_handler`. While there is no handler and nobody reads `frames()`, no frame is decoded.
+
+        Args:
+            handler: The same function.
+
+        Raises:
+            ValueError: There is no such handler.
+        """
+        self._frame_handlers.remove(handler)
+        if self._client is not None:
+            self._client.remove_frame_handler(handler)
 
     def add_result_handler(self, handler: Handler) -> None:
         """Have `handler` called with each result that comes, and the frame it belongs to.

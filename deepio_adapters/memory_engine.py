@@ -153,6 +153,9 @@ class _MemoryNegotiation(Negotiation):
 
     def _show(self, frame: SourceFrame) -> None:
         self._hear(frame.width * frame.height * 3 // 2)
+        if not self.engine.wants_frames:
+            self.engine.counters.frames_unwanted += 1
+            return
         self.engine.show(ReceivedFrame(picture=frame.picture, received_at=time.monotonic(), negotiation=self.number))
 
     def _pass(self, text: str) -> None:

@@ -89,6 +89,8 @@ class PeerSettings:
     """Timeouts and limits."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     """Settings of the engine: source, received video, ICE servers."""
+    frame_format: str = "bgr24"
+    """What the frame consumer gets: one of `frames.FRAME_FORMATS`."""
     tls: TLSOptions | None = None
     """How the server's certificate is checked; None: as the environment says."""
     allow_plain: bool | None = None
@@ -108,7 +110,7 @@ class PeerClient:
     Args:
         settings: The settings.
         data_handlers: Called in order with each message that comes; may change at any time.
-        frame_consumer: Called with the newest frame that came, as BGR array (H, W, 3) of uint8.
+        frame_consumer: Called with the newest frame that came, in `PeerSettings.frame_format`.
         on_event: Told every event of the machine, at once; must neither block nor raise.
     """
 
@@ -433,7 +435,7 @@ class PeerClient:
         self._handlers.add(anyio.get_current_task().id)
         async for frame in self._running.engine.frames:
             if self._frame_consumer is not None:
-                await _call(self._frame_consumer, frame.to_ndarray())
+                await _call(self._frame_consumer, frame.to(self.settings.frame_format))
 
 
 async def _call(handler: Handler, item: object) -> None:

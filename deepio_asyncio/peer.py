@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from deepio_adapters.engine import ChannelOptions, EngineConfig, IceServer
+from deepio_adapters.frames import check_frame_format
 from deepio_adapters.peer_client import PeerClient, PeerSettings, PeerStateError
 from deepio_adapters.source_urls import SourceKind, SourceUrl
 from deepio_adapters.sources import parse_source
@@ -83,6 +84,8 @@ class Peer:
         tls_fingerprint: SHA-256 of the server's certificate, to trust it alone.
         allow_plain: Allow `ws://` to another machine.
         ice_servers: STUN and TURN servers; none by default.
+        frame_format: What `frame_consumer` gets instead of BGR: "rgb24", "bgra", "rgba", "gray", "yuv420p" or "nv12"
+            for another array of uint8, "av" for the `av.VideoFrame` as it came.
 
     Raises:
         DeepIOError: An argument cannot be used; the message says which and what to do.
@@ -107,6 +110,7 @@ class Peer:
         tls_fingerprint: str | None = None,
         allow_plain: bool | None = None,
         ice_servers: Sequence[IceServer] = (),
+        frame_format: str = "bgr24",
     ) -> None:
         if frame_consumer is not None and not callable(frame_consumer):
             raise LocalProtocolError("frame_consumer cannot be called.", remedy="Give a function of one argument.")
@@ -129,6 +133,7 @@ class Peer:
             ),
             tls=TLSOptions.from_environment(os.environ, ssl_context=ssl_context or None, fingerprint=tls_fingerprint),
             allow_plain=allow_plain,
+            frame_format=check_frame_format(frame_format),
         )
         """All settings."""
         self.id: str = address.peer_id
