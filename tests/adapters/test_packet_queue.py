@@ -156,7 +156,8 @@ def test_nothing_is_told_of_a_packet_that_is_too_much() -> None:
 
 
 def test_a_waiting_thread_gets_the_next_packet_and_the_end() -> None:
-    queue, got = PacketQueue(), []
+    queue = PacketQueue()
+    got: list[SourcePacket | SourceGap | str] = []
 
     def consume() -> None:
         try:
@@ -167,7 +168,7 @@ def test_a_waiting_thread_gets_the_next_packet_and_the_end() -> None:
 
     thread = threading.Thread(target=consume)
     thread.start()
-    items = [packet(0, keyframe=True), packet(1), gap(1)]
+    items: list[SourcePacket | SourceGap] = [packet(0, keyframe=True), packet(1), gap(1)]
     for item in items:
         queue.put(item)
     queue.close()
