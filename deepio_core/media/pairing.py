@@ -34,6 +34,12 @@ HELD_FRAMES: Final = 1
 RECENT: Final = 16
 """Frames that tell the interval between two."""
 
+FEW: Final = 4
+"""Frames that tell it too badly to learn from; with a single one it is taken for `USUAL_INTERVAL`."""
+
+USUAL_INTERVAL: Final = 0.04
+"""Seconds between frames where nothing is known."""
+
 LONGEST: Final = 1.0
 """Seconds after which a frame that was sent has come or will not come; also the longest interval between frames."""
 
@@ -116,7 +122,10 @@ class SentFrames:
         travel = (self._clock.round_trip or 0.0) / 2
         interval = self._interval
         expected = travel + max(3 / 8 * interval, PROCESSING)
-        usual = expected if self._delay is None else self._delay
+        usual = expected
+        if self._delay is not None:
+            # Within half an interval of what can be expected, or it would wander off to the frames before.
+            usual = min(max(self._delay, expected - interval / 2), expected + interval / 2)
         index = self._nearest(taken_at - usual)
         delay = taken_at - self._frames[index].sent_at
         if not usual - interval <= delay <= usual + LONGEST:
@@ -124,8 +133,9 @@ class SentFrames:
         error = self._clock.uncertainty(now) + self._spread
         slower = interval if usual + interval <= travel + SLOW_PROCESSING else 0.0
         faster = interval if usual - interval >= travel else 0.0
-        if self._clock.round_trip is not None:
-            self._learn(delay, usual, expected, interval)
+        if self._clock.round_trip is not None and len(self._frames) >= FEW:
+            self._delay = usual + GAIN * (delay - usual)
+            self._spread += GAIN_OF_SPREAD * (abs(delay - usual) - self._spread)
         held = message.held_frames
         shift = HELD_FRAMES if held is None else held
         if index < shift:
@@ -142,7 +152,7 @@ class SentFrames:
     def _interval(self) -> float:
         recent = min(len(self._frames), RECENT)
         if recent < 2:
-            return LONGEST
+            return USUAL_INTERVAL
         return min((self._frames[-1].sent_at - self._frames[-recent].sent_at) / (recent - 1), LONGEST)
 
     def _nearest(self, sent_at: float) -> int:
@@ -151,9 +161,3 @@ class SentFrames:
             return max(0, after - 1)
         earlier, later = self._frames[after - 1].sent_at, self._frames[after].sent_at
         return after - 1 if sent_at - earlier <= later - sent_at else after
-
-    def _learn(self, delay: float, usual: float, expected: float, interval: float) -> None:
-        self._spread += GAIN_OF_SPREAD * (abs(delay - usual) - self._spread)
-        # Within half an interval of what can be expected, or it would wander off to the frames before.
-        learned = usual + GAIN * (delay - usual)
-        self._delay = min(max(learned, expected - interval / 2), expected + interval / 2)

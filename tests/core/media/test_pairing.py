@@ -146,6 +146,15 @@ def test_a_frame_of_a_recording_leaves_when_it_is_due() -> None:
     assert paired(frames, result(10.205, rec_time=10.4, held=0), 10.41) == 10.2
 
 
+@pytest.mark.parametrize("interval", [1 / 60, 0.1, 1.0])
+def test_results_for_the_very_first_frames_teach_nothing_wrong(interval: float) -> None:
+    frames = SentFrames()
+    for number in range(30):
+        at = 10 + number * interval
+        frames.sent(at, at)
+        assert paired(frames, result(at + 0.005, rec_time=at + 0.007, held=0), at + 0.008) == at
+
+
 def test_one_frame_is_enough() -> None:
     frames = SentFrames()
     frames.sent(5.0, 5.001)
