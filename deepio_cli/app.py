@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from deepio_cli.options import PanelledCommand, ServerOptions, SourceOptions, VideoFlags, grouped
 from deepio_cli.running import run
-from deepio_cli.settings import ServerOptions
 
 __all__ = ["app"]
 
@@ -21,31 +21,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Server = Annotated[
-    str | None,
-    typer.Option(help="Server: host, host:port or ws(s):// URL; without a scheme it is wss.", envvar="HP_SERVER"),
-]
-Port = Annotated[int | None, typer.Option(help="Port of the server.", envvar="SERVER_PORT")]
-Key = Annotated[str | None, typer.Option(help="Key for the server.", envvar="DEEPIO_KEY", show_envvar=True)]
-TlsCa = Annotated[
-    Path | None, typer.Option(help="PEM file of the authority to trust.", envvar="DEEPIO_TLS_CA", dir_okay=False)
-]
-TlsFingerprint = Annotated[
-    str | None,
-    typer.Option(help="SHA-256 of the server's certificate, to trust it alone.", envvar="DEEPIO_TLS_FINGERPRINT"),
-]
-TlsInsecure = Annotated[
-    bool, typer.Option("--tls-insecure", help="Do not check the certificate.", envvar="DEEPIO_TLS_INSECURE")
-]
-AllowPlain = Annotated[
-    bool, typer.Option("--allow-plain", help="Allow ws:// to another machine.", envvar="DEEPIO_ALLOW_PLAIN")
-]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, for programs.")]
 Detector = Annotated[
     str, typer.Option(help="Detector of the local core, as module:function; by default it finds what moves.")
 ]
-Loop = Annotated[bool, typer.Option("--loop", help="Start a file again at its end.")]
-Format = Annotated[str | None, typer.Option(help="FFmpeg's name of the source's format, as in v4l2.")]
+Seconds = Annotated[float | None, typer.Option(help="End after so many seconds.", min=1)]
 
 
 @app.callback(invoke_without_command=True)
@@ -84,14 +64,16 @@ def demo(
     run(work, source, seconds, detector, json)
 
 
-@app.command()
+@app.command(cls=PanelledCommand)
+@grouped
 def stream(
+    server: ServerOptions,
+    input: SourceOptions,  # noqa: A002 - a name of its own, beside the source itself
+    video: VideoFlags,
     source: Annotated[
         str | None,
         typer.Argument(help="Video: file, URL, camera device or test: pattern. Default: environment, SOURCE_<id>."),
     ] = None,
-    server: Server = None,
-    port: Port = None,
     id: Annotated[str, typer.Option("--id", help="Our id on the server.", envvar="STREAM_CAPTURE_ID")] = "camera",  # noqa: A002
     type: Annotated[str, typer.Option("--type", help="Our type on the server.")] = "stream_capture",  # noqa: A002
     connect: Annotated[str | None, typer.Option(help="Connect to the peer with this id.")] = None,
@@ -105,43 +87,29 @@ def stream(
     metadata: Annotated[
         str | None, typer.Option(help="Describes the source: JSON, or else text.", envvar="STREAM_METADATA")
     ] = None,
-    format: Format = None,  # noqa: A002
-    loop: Loop = False,
-    seconds: Annotated[float | None, typer.Option(help="End after so many seconds.", min=1)] = None,
-    key: Key = None,
-    tls_ca: TlsCa = None,
-    tls_fingerprint: TlsFingerprint = None,
-    tls_insecure: TlsInsecure = False,
-    allow_plain: AllowPlain = False,
+    seconds: Seconds = None,
     detector: Detector = "",
     json: Json = False,
 ) -> None:
     """Stream a video to a DEEP core and tell its results. Without --server a local core is started."""
+    video_options, source_arguments = video.options(), input.arguments()
+
     from deepio_cli.stream import StreamOptions
     from deepio_cli.stream import stream as work
 
-    options = ServerOptions(
-        server=server,
-        port=port,
-        key=key,
-        tls_ca=tls_ca,
-        tls_fingerprint=tls_fingerprint,
-        tls_insecure=tls_insecure,
-        allow_plain=allow_plain,
-    )
     run(
         work,
-        options,
+        server,
         StreamOptions(
             source=source,
+            source_arguments=source_arguments,
+            video=video_options,
             peer_id=id,
             peer_type=type,
             connect=connect,
             auto=auto,
             output=output,
             metadata=metadata,
-            format=format,
-            loop=loop,
             seconds=seconds,
             detector=detector,
             json=json,
@@ -172,55 +140,24 @@ def serve(
     run(work, host, port, managers, detector, key, tls_cert, tls_key, json)
 
 
-@app.command()
-def peers(
-    server: Server = None,
-    port: Port = None,
-    key: Key = None,
-    tls_ca: TlsCa = None,
-    tls_fingerprint: TlsFingerprint = None,
-    tls_insecure: TlsInsecure = False,
-    allow_plain: AllowPlain = False,
-    json: Json = False,
-) -> None:
+@app.command(cls=PanelledCommand)
+@grouped
+def peers(server: ServerOptions, json: Json = False) -> None:
     """List the peers of a server."""
     from deepio_cli.peers import peers as work
 
-    options = ServerOptions(
-        server=server,
-        port=port,
-        key=key,
-        tls_ca=tls_ca,
-        tls_fingerprint=tls_fingerprint,
-        tls_insecure=tls_insecure,
-        allow_plain=allow_plain,
-    )
-    run(work, options, json)
+    run(work, server, json)
 
 
-@app.command()
+@app.command(cls=PanelledCommand)
+@grouped
 def watch(
+    server: ServerOptions,
     peer: Annotated[str, typer.Argument(help="Id of the peer, as `deepio peers` shows it.")],
-    server: Server = None,
-    port: Port = None,
-    key: Key = None,
-    tls_ca: TlsCa = None,
-    tls_fingerprint: TlsFingerprint = None,
-    tls_insecure: TlsInsecure = False,
-    allow_plain: AllowPlain = False,
-    seconds: Annotated[float | None, typer.Option(help="End after so many seconds.", min=1)] = None,
+    seconds: Seconds = None,
     json: Json = False,
 ) -> None:
     """Show the results that a peer sends, as a live table or as JSON lines."""
     from deepio_cli.watch import watch as work
 
-    options = ServerOptions(
-        server=server,
-        port=port,
-        key=key,
-        tls_ca=tls_ca,
-        tls_fingerprint=tls_fingerprint,
-        tls_insecure=tls_insecure,
-        allow_plain=allow_plain,
-    )
-    run(work, options, peer, seconds, json)
+    run(work, server, peer, seconds, json)

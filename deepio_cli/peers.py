@@ -16,7 +16,7 @@ from deepio_core.address import build_address
 from deepio_core.errors import DeepIOError
 
 if TYPE_CHECKING:
-    from deepio_cli.settings import ServerOptions
+    from deepio_cli.options import ServerOptions
 
 __all__ = ["peers"]
 

@@ -6,52 +6,12 @@ import json
 import os
 import sys
 import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from deepio_core.jsontext import JSON
 
-__all__ = ["ServerOptions", "find_own_modules", "find_source", "own_id", "read_metadata", "set_up_logging"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerOptions:
-    """The server, and how it is trusted."""
-
-    server: str | None
-    port: int | None
-    key: str | None
-    tls_ca: Path | None
-    tls_fingerprint: str | None
-    tls_insecure: bool
-    allow_plain: bool
-
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments for `DeepIO`."""
-        return {
-            "server_address": self.server,
-            "server_port": self.port,
-            "key": self.key,
-            "tls_ca": self.tls_ca,
-            "tls_fingerprint": self.tls_fingerprint,
-            "tls_insecure": self.tls_insecure or None,
-            "allow_plain": self.allow_plain or None,
-        }
-
-    def trust(self) -> dict[str, Any]:
-        """Keyword arguments for `list_peers`."""
-        from deepio_adapters.tls import TLSOptions
-
-        tls = TLSOptions.from_environment(
-            os.environ,
-            ca_file=self.tls_ca,
-            fingerprint=self.tls_fingerprint,
-            insecure=self.tls_insecure or None,
-        )
-        return {"tls": tls, "allow_plain": self.allow_plain or None}
+__all__ = ["find_own_modules", "find_source", "own_id", "read_metadata", "set_up_logging"]
 
 
 def own_id(purpose: str) -> str:

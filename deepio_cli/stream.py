@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepio_asyncio import DeepIO
 from deepio_cli.display import print_json
 from deepio_cli.running import EXIT_FAILED
 from deepio_cli.session import work
-from deepio_cli.settings import ServerOptions, find_source, read_metadata
+from deepio_cli.settings import find_source, read_metadata
 from deepio_cli.tally import milliseconds
 from deepio_core.errors import DeepIOError
 from deepio_core.messages import DataMessage
@@ -21,6 +21,8 @@ from deepio_core.messages import DataMessage
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from deepio_cli.options import ServerOptions
+    from deepio_core.media.options import VideoOptions
     from deepio_core.messages import Message
 
 __all__ = ["StreamOptions", "stream"]
@@ -31,14 +33,14 @@ class StreamOptions:
     """The options of the command."""
 
     source: str | None
+    source_arguments: Mapping[str, Any]
+    video: VideoOptions
     peer_id: str
     peer_type: str
     connect: str | None
     auto: bool | None
     output: Path | None
     metadata: str | None
-    format: str | None
-    loop: bool
     seconds: float | None
     detector: str
     json: bool
@@ -70,11 +72,11 @@ async def stream(server: ServerOptions, options: StreamOptions) -> int:
             source=source,
             peer_id=peer_id,
             peer_type=options.peer_type,
-            format=options.format,
             metadata=read_metadata(options.metadata, source),
             remotePeerId=options.connect,
             auto_connect=_auto_connect(server, options),
-            loop=options.loop,
+            video=options.video,
+            **options.source_arguments,
         )
         with _results(options.output) as write:
 

@@ -21,6 +21,22 @@ KEPT: Final = 10_000
 look, in the event loop."""
 
 
+VIDEO: Final = (
+    "video_mode",
+    "video_reason",
+    "codec",
+    "encoder",
+    "target_bitrate",
+    "frames_copied",
+    "frames_dropped",
+    "keyframe_requests",
+    "packets_resent",
+    "loss",
+    "source_reconnects",
+)
+"""What programs are told of how video was sent, by its name in `ClientStats`."""
+
+
 class Tally:
     """Counts results and how old they were."""
 
@@ -62,10 +78,13 @@ class Tally:
         rows = {
             "state": stats.state.name.lower() + (f" to {stats.remote_id}" if stats.remote_id else ""),
             "video out": f"{stats.frames_sent} frames, {stats.fps_sent:.1f} fps, {stats.bitrate_sent / 1e6:.2f} Mbit/s",
+            "video": _video(stats),
             "results": f"{self.results}, {self.objects} objects in the newest",
             "latency": f"median {milliseconds(self.median)}, p95 {milliseconds(self.latency(0.95))}",
             "reconnects": str(stats.reconnects),
         }
+        if stats.video_reason:
+            rows["because"] = stats.video_reason
         if stats.last_error:
             rows["last error"] = stats.last_error
         return rows
@@ -87,6 +106,7 @@ class Tally:
 
     def summary(self) -> dict[str, Any]:
         """The same for programs; latencies in seconds."""
+        video = {name: None if self.stats is None else getattr(self.stats, name) for name in VIDEO}
         return {
             "frames_sent": self.frames_sent,
             "results": self.results,
@@ -95,9 +115,23 @@ class Tally:
             "bytes_sent": 0 if self.stats is None else self.stats.bytes_sent,
             "reconnects": self.reconnects,
             "last_error": self.last_error,
+            **video,
         }
 
 
 def milliseconds(seconds: float | None) -> str:
     """A time for people."""
     return "-" if seconds is None else f"{1000 * seconds:.1f} ms"
+
+
+def _video(stats: ClientStats) -> str:
+    """How video is sent, for people."""
+    if stats.video_mode is None:
+        return "-"
+    said = {"copy": "copied", "encode": "encoded"}[stats.video_mode]
+    if stats.codec is not None:
+        said += f", {stats.codec}"
+    if stats.video_mode == "encode":
+        said += f" by {stats.encoder}" if stats.encoder is not None else ""
+        said += f", {stats.target_bitrate / 1e6:.2f} Mbit/s aimed at" if stats.target_bitrate is not None else ""
+    return said

@@ -8,11 +8,12 @@ from deepio_asyncio import DeepIO
 from deepio_cli.display import print_json
 from deepio_cli.running import EXIT_FAILED
 from deepio_cli.session import work
-from deepio_cli.settings import ServerOptions, own_id
+from deepio_cli.settings import own_id
 from deepio_core.errors import DeepIOError
 from deepio_core.messages import DataMessage
 
 if TYPE_CHECKING:
+    from deepio_cli.options import ServerOptions
     from deepio_core.messages import Message
 
 __all__ = ["watch"]

@@ -89,6 +89,17 @@ def test_each_command_has_its_help(inside: Any, name: str) -> None:
         ["serve", "--tls-cert", "/none.pem"],
         ["demo", "--seconds", "0"],
         ["watch"],
+        ["stream", PATTERN, "--video", "both"],
+        ["stream", PATTERN, "--codec", "h265"],
+        ["stream", PATTERN, "--bitrate", "fast"],
+        ["stream", PATTERN, "--bitrate", "1k"],
+        ["stream", PATTERN, "--max-size", "1280"],
+        ["stream", PATTERN, "--max-size", "1x1"],
+        ["stream", PATTERN, "--max-fps", "0"],
+        ["stream", PATTERN, "--keyframe-interval", "0"],
+        ["stream", PATTERN, "--while-away", "music"],
+        ["stream", PATTERN, "-o", "rtsp_transport"],
+        ["stream", PATTERN, "-o", "=udp"],
         ["--log-level", "info"],
         ["--log-level", "loud", "demo"],
     ],
@@ -97,6 +108,15 @@ def test_wrong_options_are_2(inside: Any, arguments: list[str]) -> None:
     code, said, errors = inside(*arguments)
     assert code == 2
     assert "Usage" in said + errors
+
+
+def test_options_are_shown_in_panels(inside: Any) -> None:
+    _, said, _ = inside("stream", "--help")
+    titles = [line for line in said.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles == ["Arguments:", "Options:", "Server:", "Source:", "Video:"]
+    assert "--tls-ca" in said.partition("Server:")[2].partition("Source:")[0]
+    assert "rtsp_transport=udp" in said.partition("Source:")[2].partition("Video:")[0]
+    assert "--while-away <last|nothing>" in said.partition("Video:")[2]
 
 
 def test_version(inside: Any) -> None:
@@ -148,6 +168,7 @@ def test_a_source_that_does_not_exist_fails_in_one_line() -> None:
         (["stream", PATTERN, "--server", "ftp://x"], "wss://"),
         (["stream", PATTERN, "--output", "/none/at/all"], "/none/at/all"),
         (["stream"], "SOURCE_camera"),
+        (["stream", PATTERN, "-o", "a=b"], "test pattern"),
         (["watch", "x"], "--server"),
         (["peers"], "--server"),
         (["peers", "--server", "ws://127.0.0.1:1"], "127.0.0.1:1"),
@@ -200,6 +221,7 @@ def test_stream_for_programs_with_a_core_of_its_own() -> None:
     assert {message["message"]["type"] for message in messages} == {"data"}
     assert ended["event"] == "ended"
     assert ended["results"] == len(messages) > 5
+    assert {"video_mode", "video_reason", "codec", "encoder", "target_bitrate", "packets_resent"} <= ended.keys()
 
 
 def test_stream_obeys_the_environment_of_the_original(core: Core, tmp_path: Any) -> None:

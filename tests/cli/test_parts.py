@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 
+from deepio_adapters.client import ClientStats
 from deepio_cli import display
 from deepio_cli.display import show, table
+from deepio_cli.options import ServerOptions, SourceOptions, VideoFlags
 from deepio_cli.running import EXIT_FAILED, EXIT_INTERRUPTED, run
 from deepio_cli.settings import find_own_modules, find_source, read_metadata
 from deepio_cli.tally import KEPT, Tally, milliseconds
 from deepio_core.errors import DeepIOError
+from deepio_core.media.options import VideoOptions
 from deepio_core.messages import parse_message
+from deepio_core.states import PeerState
 from tests.engines import BOUND
 
 
@@ -82,6 +88,70 @@ def test_of_many_the_newest_count() -> None:
     for _ in range(KEPT):
         tally.take(data(time.time()))
     assert (tally.latency(1.0) or 0) < BOUND
+
+
+def stats(**fields: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "last_error": None,
+        "state": PeerState.CONNECTED,
+        "remote_id": "far",
+        **dict.fromkeys(("video_mode", "video_reason", "codec", "encoder", "target_bitrate")),
+    }
+    return SimpleNamespace(
+        **dict.fromkeys((field.name for field in dataclasses.fields(ClientStats)), 0) | defaults | fields
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "-"),
+        ({"video_mode": "copy", "codec": "H264"}, "copied, H264"),
+        ({"video_mode": "encode"}, "encoded"),
+        (
+            {"video_mode": "encode", "codec": "VP8", "encoder": "libvpx", "target_bitrate": 1_250_000},
+            "encoded, VP8 by libvpx, 1.25 Mbit/s aimed at",
+        ),
+    ],
+)
+def test_how_video_is_sent_and_why(fields: dict[str, Any], said: str) -> None:
+    rows = Tally().rows(stats(**fields))
+    assert rows["video"] == said
+    assert "because" not in rows
+    assert Tally().rows(stats(**fields, video_reason="It is H.265."))["because"] == "It is H.265."
+    tally = Tally()
+    tally.stats = stats(**fields, video_reason="It is H.265.", loss=0.25)
+    summary = tally.summary()
+    assert (summary["video_mode"], summary["video_reason"]) == (fields.get("video_mode"), "It is H.265.")
+    assert (summary["codec"], summary["loss"], summary["frames_copied"]) == (fields.get("codec"), 0.25, 0)
+
+
+def test_options_of_video_become_settings() -> None:
+    assert VideoFlags().options() == VideoOptions()
+    flags = VideoFlags(
+        video="encode", codec="VP8", bitrate="6.5M", max_size="640x360", max_fps=12.5, keyframe_interval=2.0,
+        while_away="last",
+    )  # fmt: skip
+    assert flags.options() == VideoOptions(
+        mode="encode", codec="VP8", bitrate=6_500_000, max_bitrate=6_500_000, max_size=(640, 360),
+        max_frame_rate=12.5, keyframe_interval=2.0, while_away="last",
+    )  # fmt: skip
+    assert VideoFlags(bitrate="100k").options() == VideoOptions(bitrate=100_000, min_bitrate=100_000)
+    assert VideoFlags(bitrate="900000").options() == VideoOptions(bitrate=900_000)
+
+
+def test_options_of_the_source_become_arguments() -> None:
+    assert SourceOptions().arguments() == {"format": None, "loop": False, "source_options": None}
+    options = SourceOptions(format="v4l2", loop=True, source_option=["video_size=1x2", "a=b=c", "empty="])
+    assert options.arguments() == {
+        "format": "v4l2",
+        "loop": True,
+        "source_options": {"video_size": "1x2", "a": "b=c", "empty": ""},
+    }
+
+
+def test_no_key_is_shown() -> None:
+    assert "secret" not in repr(ServerOptions(key="secret"))
 
 
 def test_metadata_is_json_or_text_or_the_source_without_its_password() -> None:
