@@ -33,7 +33,7 @@ MAX_DROPOUT: Final = 3000
 
 # NAL unit types (RFC 6184 section 5.2, H.264 table 7-1)
 _SLICES: Final = frozenset({1, 5})
-_HEADS: Final = frozenset({7, 9})  # sequence parameter set, access unit delimiter: no part of a picture comes before
+_HEADS: Final = frozenset({6, 7, 8, 9})  # messages, parameter sets, delimiter: before the slices of a picture, or none
 _STAP_A: Final = 24
 _FU_A: Final = 28
 
@@ -198,7 +198,7 @@ class JitterBuffer:
             # The frame went on behind its marker: what was given out had a hole.
             self._trusts_markers = self._after_marker = False
             self._bounded = False
-        return self._bounded or first.starts or (self._before is not None and first.timestamp != self._before)
+        return self._bounded or (first.starts if self._before is None else first.timestamp != self._before)
 
     def _drop_first(self, first: VideoPacket) -> None:
         assert self._first is not None, "this is it"
@@ -279,8 +279,8 @@ class JitterBuffer:
 def begins_frame(codec: str, payload: bytes) -> bool:
     """Tell whether a packet shows by itself that it is the first one of its frame.
 
-    In VP8 each packet says so (RFC 7741 section 4.2). In H.264 those do that hold what stands before a picture only, or
-    the slice with its first macroblock; there are others that begin frames.
+    In VP8 each packet says so (RFC 7741 section 4.2). In H.264 those do that hold the slice with the first macroblock,
+    or what stands before slices only. Of the latter, one more may have come before; decoders notice if they need it.
 
     Args:
         codec: "H264" or "VP8"; for any other the answer is False.

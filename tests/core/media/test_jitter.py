@@ -197,7 +197,8 @@ def test_another_stream_begins_after_a_reset() -> None:
         ("VP8", "91800a00", False),  # begins the second one
         ("H264", "6742c01f00", True),  # sequence parameter set
         ("H264", "09f0000000", True),  # access unit delimiter
-        ("H264", "68ce3c8000", False),  # picture parameter set: the other set may have come before
+        ("H264", "68ce3c8000", True),  # picture parameter set
+        ("H264", "0605ffffff", True),  # supplemental message
         ("H264", "6588840000", True),  # slice with the first macroblock
         ("H264", "4188840000", True),
         ("H264", "4108840000", False),  # a later slice
@@ -206,13 +207,21 @@ def test_another_stream_begins_after_a_reset() -> None:
         ("H264", "7c05888400", False),  # goes on
         ("H264", "7c45888400", False),  # ends
         ("H264", "7800046742c01f", True),  # STAP-A
-        ("H264", "78000468ce3c80", False),
+        ("H264", "78000441083c80", False),
         ("H264", "41888400", False),  # too short to tell
         ("AV1", "0a0b000000", False),
     ],
 )
 def test_some_packets_show_that_they_begin_a_frame(codec: str, payload: str, *, expected: bool) -> None:
     assert begins_frame(codec, bytes.fromhex(payload)) is expected
+
+
+def test_what_follows_in_the_same_frame_does_not_begin_one() -> None:
+    one, two = stream([3, 2], starts=False)
+    # As the slice with the first macroblock does, behind a parameter set that was not seen to begin a frame.
+    one.packets[1] = one.packets[1]._replace(starts=True)
+    _, frames = feed(JitterBuffer(), packets_of([one, two]))
+    assert [frame.data for frame in frames] == [two.data]
 
 
 # --- Losses ---
