@@ -126,7 +126,12 @@ class SentFrames:
         if self._delay is not None:
             # Within half an interval of what can be expected, or it would wander off to the frames before.
             usual = min(max(self._delay, expected - interval / 2), expected + interval / 2)
-        index = self._nearest(taken_at - usual)
+        held = message.held_frames
+        shift = HELD_FRAMES if held is None else held
+        if shift >= len(self._frames):
+            return None
+        # By the frame that completed it: none can come before the first that can do so.
+        index = max(self._nearest(taken_at - usual), shift)
         delay = taken_at - self._frames[index].sent_at
         if not usual - interval <= delay <= usual + LONGEST:
             return None
@@ -136,16 +141,12 @@ class SentFrames:
         if self._clock.round_trip is not None and len(self._frames) >= FEW:
             self._delay = usual + GAIN * (delay - usual)
             self._spread += GAIN_OF_SPREAD * (abs(delay - usual) - self._spread)
-        held = message.held_frames
-        shift = HELD_FRAMES if held is None else held
-        if index < shift:
-            return None
         captured_at = self._frames[index - shift].captured_at
-        first = max(self._nearest(taken_at - usual - max(error, slower)) - shift, 0)
+        first = self._nearest(taken_at - usual - max(error, slower)) - shift
         last = self._nearest(taken_at - usual + max(error, faster)) - (0 if held is None else held)
         return Pairing(
             captured_at=captured_at,
-            uncertainty=max(abs(self._frames[other].captured_at - captured_at) for other in (first, last)),
+            uncertainty=max(abs(self._frames[max(other, 0)].captured_at - captured_at) for other in (first, last)),
         )
 
     @property

@@ -155,6 +155,13 @@ def test_results_for_the_very_first_frames_teach_nothing_wrong(interval: float) 
         assert paired(frames, result(at + 0.005, rec_time=at + 0.007, held=0), at + 0.008) == at
 
 
+def test_a_second_frame_that_follows_at_once_completes_the_first() -> None:
+    frames = SentFrames()
+    frames.sent(9.9, 10.0)  # the picture that was shown already
+    frames.sent(10.017, 10.017)
+    assert paired(frames, result(10.02, rec_time=10.022, held=1), 10.023) == 9.9
+
+
 def test_one_frame_is_enough() -> None:
     frames = SentFrames()
     frames.sent(5.0, 5.001)
