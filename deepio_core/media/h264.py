@@ -307,8 +307,7 @@ def _slice_type(access_unit: bytes, at: int) -> int | None:
 
 def _recovers_at_once(access_unit: bytes, at: int) -> bool:
     """Whether the SEI whose NAL unit begins there has a recovery point with recovery_frame_cnt 0."""
-    end = access_unit.find(_START_CODE, at)
-    data = _rbsp(access_unit[at + 1 : end if end >= 0 else len(access_unit)][:_SEI_BYTES])
+    data = _rbsp(access_unit[at + 1 : at + 1 + _SEI_BYTES].partition(_START_CODE)[0])
     at = 0
     while at < len(data):
         kind, at = _sei_number(data, at)
@@ -385,11 +384,9 @@ def _read_sps(profile: int, constraints: int, level: int, bits: _Bits) -> Sps:
     bits.read(1)  # gaps_in_frame_num_value_allowed_flag
     columns, rows = bits.ue() + 1, bits.ue() + 1
     interlaced = not bits.read(1)
-    if interlaced:
-        bits.read(1)  # mb_adaptive_frame_field_flag
+    bits.read(1 + interlaced)  # mb_adaptive_frame_field_flag if they may be fields, direct_8x8_inference_flag
     if columns > _SIDE_MAX or rows > _SIDE_MAX:
         raise _MalformedError
-    bits.read(1)  # direct_8x8_inference_flag
     left, right, top, bottom = [bits.ue() for _ in range(4)] if bits.read(1) else (0, 0, 0, 0)
     height_factor = 2 if interlaced else 1
     width = 16 * columns - (left + right) * (2 if chroma in {1, 2} else 1)
