@@ -67,10 +67,12 @@ class AccessUnit:
     """Seconds from then until it is shown: 0 without B-frames."""
     stream: StreamFormat
     """What it is in."""
+    sound: tuple[Packet[Any], ...] = field(default=(), repr=False)
+    """Packets of sound that came before it."""
 
 
 class AccessUnitReader:
-    """Reads the pictures of a demuxer; sound is left to whoever asked for it.
+    """Reads the pictures of a demuxer, and with them the sound, if the demuxer was asked for it.
 
     Args:
         demuxer: Where from; belongs to the caller.
@@ -93,6 +95,9 @@ class AccessUnitReader:
         self._inspected = 0
         self.stream = self._describe()
         """The format of the newest picture, and of the first one before there is one."""
+        # Containers interleave: there are a second's worth at most.
+        self.sound: list[Packet[Any]] = []
+        """Packets of sound since the last picture."""
         self.rotation = 0
         """Degrees, clockwise, by which the container wants pictures turned; known after `look_for_turn`."""
         if known is not None and same_decoding(known, self.stream):
@@ -105,8 +110,8 @@ class AccessUnitReader:
         """
         self._looks_for_turn = self._demuxer.container.startswith(_CONTAINERS_WITH_ROTATION)
 
-    def read(self, sound: list[Packet[Any]] | None = None) -> AccessUnit | None:
-        """Returns the next picture; None at the end. Packets of sound on the way are appended to `sound`.
+    def read(self) -> AccessUnit | None:
+        """Returns the next picture; None at the end, when `sound` has what came after the last one.
 
         Raises:
             SourceError: As `Demuxer.read`.
@@ -114,8 +119,7 @@ class AccessUnitReader:
         while (packet := self._demuxer.read()) is not None:
             if packet.stream_index == self._demuxer.video.index:
                 return self._convert(packet)
-            if sound is not None:
-                sound.append(packet)
+            self.sound.append(packet)
         return None
 
     def _convert(self, packet: Packet[Any]) -> AccessUnit:
@@ -136,12 +140,15 @@ class AccessUnitReader:
             self.stream = replace(self.stream, b_frames=True)
         if decoded_at is None:
             decoded_at, shown_at = shown_at, None
+        sound = tuple(self.sound)
+        self.sound.clear()
         return AccessUnit(
             data=data,
             keyframe=keyframe,
             decoded_at=decoded_at,
             shown_after=0.0 if shown_at is None or decoded_at is None else shown_at - decoded_at,
             stream=self.stream,
+            sound=sound,
         )
 
     def _unpack(self, packet: Packet[Any]) -> Packet[Any]:

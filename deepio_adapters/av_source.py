@@ -6,10 +6,11 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deepio_adapters.access_units import AccessUnit, AccessUnitReader, scan
+from deepio_adapters.audio import AudioTap, SoundDecoder
 from deepio_adapters.decoding import MAX_ERRORS_IN_A_ROW, PictureDecoder
 from deepio_adapters.demuxing import Demuxer
 from deepio_adapters.media import SourceGap, SourcePacket
@@ -20,6 +21,8 @@ from deepio_adapters.timeline import LiveTimeline, Pacer, RecordedTimeline
 from deepio_core.errors import LocalProtocolError
 
 if TYPE_CHECKING:
+    from av.packet import Packet
+
     from deepio_core.media.stream import StreamFormat
 
 __all__ = ["READ_AHEAD", "AvSource"]
@@ -53,6 +56,7 @@ class AvSource(Source):
         loop: bool = False,
         timeout: tuple[float, float] | None = None,
         reconnect: ReconnectPolicy | None = None,
+        audio: bool = False,
     ) -> None:
         super().__init__(url.name)
         self._url = url
@@ -63,6 +67,8 @@ class AvSource(Source):
         self._demuxer: Demuxer | None = None
         self._reader: AccessUnitReader
         self._scanned: deque[AccessUnit] = deque()
+        self._tap = AudioTap() if audio else None
+        self._sound: SoundDecoder | None = None
         self._facts: dict[str, Any] = {}
         self._info: SourceInfo | None = None
         self._stream: StreamFormat | None = None
@@ -95,6 +101,18 @@ class AvSource(Source):
             stream=stream,
         )
         return self._info
+
+    @property
+    def audio(self) -> AudioTap | None:
+        """The sound, if it was asked for and there is any; known once the source is open."""
+        return self._tap if self._sound is not None else None
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Ends the source; see `Source.close`."""
+        closed = super().close(timeout)
+        if self._tap is not None:
+            self._tap.close()
+        return closed
 
     def packets(self) -> Iterator[SourcePacket | SourceGap]:
         """Yields the packets, from a keyframe on; those of recordings up to `READ_AHEAD` before they are due.
@@ -166,6 +184,7 @@ class AvSource(Source):
         pacer = Pacer(self._closed, read_ahead=READ_AHEAD, batch=_BATCH)
         first: float | None = None
         while True:
+            shift: tuple[float, float] | None = None
             for unit in self._units():
                 pts = timeline.stamp(unit.decoded_at)
                 due = pacer.wait(pts)
@@ -173,13 +192,17 @@ class AvSource(Source):
                     return
                 first = unit.shown_after if first is None else first
                 later = unit.shown_after - first
+                if unit.decoded_at is not None:
+                    shift = pts - first - unit.decoded_at, due - first - unit.decoded_at
+                    self._hear(unit.sound, *shift)
                 self._last_due = due + later
                 yield _packet(unit, pts + later, due + later, timeline.interval)
+            if shift is not None:
+                self._hear(self._reader.sound, *shift)
             if not self._loop:
                 return
             # Opened anew rather than sought back: that works for what cannot seek.
-            with self._step():
-                self._open_demuxer()
+            self._open_again()
             timeline.restart()
 
     def _live_packets(self) -> Iterator[SourcePacket | SourceGap]:
@@ -205,6 +228,8 @@ class AvSource(Source):
             now = time.monotonic()
             pts = timeline.stamp(unit.decoded_at, now)
             first = unit.shown_after if first is None else first
+            if unit.decoded_at is not None:
+                self._hear(unit.sound, pts - first - unit.decoded_at, None)
             yield _packet(unit, pts + unit.shown_after - first, now, timeline.interval)
 
     def _units(self) -> Iterator[AccessUnit]:
@@ -232,6 +257,13 @@ class AvSource(Source):
         if not begun:
             raise self._no_picture()
 
+    def _hear(self, sound: Sequence[Packet[Any]], to_pts: float, to_due: float | None) -> None:
+        if self._sound is None or not sound:
+            return
+        with self._step():  # the decoder belongs to what is open
+            for packet in sound:
+                self._sound.decode(packet, to_pts=to_pts, to_due=to_due)
+
     def _no_picture(self) -> SourceError:
         return SourceError(f"No picture of {self.name} can be decoded.", remedy="Try to play it.")
 
@@ -247,9 +279,17 @@ class AvSource(Source):
 
     def _open_demuxer(self) -> Demuxer:
         self._release()
-        self._demuxer = Demuxer(self._url, options=self._options, timeout=self._timeout, stop=self._closed)
-        self._reader = AccessUnitReader(self._demuxer, known=self._stream, facts=self._facts)
-        return self._demuxer
+        demuxer = self._demuxer = Demuxer(
+            self._url,
+            options=self._options,
+            timeout=self._timeout,
+            stop=self._closed,
+            audio=self._tap is not None,
+        )
+        self._reader = AccessUnitReader(demuxer, known=self._stream, facts=self._facts)
+        if self._tap is not None and demuxer.sound is not None:
+            self._sound = SoundDecoder(demuxer.sound, self._tap, self._sound)
+        return demuxer
 
     def _release(self) -> None:
         demuxer, self._demuxer = self._demuxer, None

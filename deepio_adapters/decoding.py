@@ -48,7 +48,7 @@ class PictureDecoder:
         self.pictures = 0
         self.errors = 0
         self.errors_in_a_row = 0
-        self._stream = stream
+        self._stream: StreamFormat = stream
         self._context = _open(stream)
         self._turn: _Turn | None = None
         self._interval = MIN_STEP

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from deepio_adapters.audio import AudioTap
     from deepio_adapters.media import SourceGap, SourcePacket
     from deepio_adapters.reconnecting import ReconnectPolicy
     from deepio_core.media.stream import StreamFormat
@@ -155,6 +156,11 @@ class Source(ABC):
         raise LocalProtocolError(f"{self.name} has no packets.", remedy="Use frames.")
 
     @property
+    def audio(self) -> AudioTap | None:
+        """The sound that goes with the pictures; None if the source has none or was not asked for it."""
+        return None
+
+    @property
     def application_part(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
         """What has to run in the application's own event loop for as long as the source lives; None for most."""
         return None
@@ -213,6 +219,7 @@ def parse_source(
     frame_rate: float | None = None,
     timeout: tuple[float, float] | None = None,
     reconnect: bool | ReconnectPolicy = True,
+    audio: bool = False,
 ) -> Source:
     """Understands what a user gives as a source; does no I/O.
 
@@ -229,6 +236,7 @@ def parse_source(
             kind of source.
         reconnect: Open a live source again when it is lost, and when; only the first opening can fail. Recordings and
             frames that the application makes are not opened again.
+        audio: Take the sound of media too; see `Source.audio`.
 
     Raises:
         SourceError: It is not a source, or an argument does not go with it.
@@ -239,7 +247,7 @@ def parse_source(
         )
     if isinstance(source, (str, Path)):
         if isinstance(source, str) and source.startswith("test:"):
-            _refuse("the test pattern", format=format, options=options, timeout=timeout)
+            _refuse("the test pattern", format=format, options=options, timeout=timeout, audio=audio)
             from deepio_adapters.test_pattern import parse_pattern
 
             return parse_pattern(source, frame_rate)
@@ -261,8 +269,9 @@ def parse_source(
             loop=loop,
             timeout=timeout,
             reconnect=reconnect_when,
+            audio=audio,
         )
-    _refuse("frames made by the application", format=format, options=options, timeout=timeout)
+    _refuse("frames made by the application", format=format, options=options, timeout=timeout, audio=audio)
     from deepio_adapters.frame_sources import frame_source
 
     return frame_source(source, frame_rate=frame_rate or DEFAULT_FRAME_RATE, loop=loop)
