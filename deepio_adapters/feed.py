@@ -56,6 +56,11 @@ class Feed(Protocol):
         ...
 
     @property
+    def gop(self) -> float | None:
+        """Seconds between the source's last two keyframes; None before there were two."""
+        ...
+
+    @property
     def reconnects(self) -> int:
         """How often the source was lost and has been opened again."""
         ...
@@ -145,11 +150,13 @@ class _Group:
     def __init__(self) -> None:
         self.packets: list[SourcePacket] = []
         self.keyframe_at: float | None = None
+        self.gop: float | None = None
         self._bytes = 0
 
     def add(self, packet: SourcePacket) -> None:
         if packet.keyframe:
-            self.keyframe_at = packet.captured_at
+            before, self.keyframe_at = self.keyframe_at, packet.captured_at
+            self.gop = None if before is None else self.keyframe_at - before
             self.packets, self._bytes = [packet], len(packet.data)
         elif self.packets:
             self._bytes += len(packet.data)
@@ -193,6 +200,10 @@ class _Run:
     @property
     def keyframe_at(self) -> float | None:
         return self._group.keyframe_at
+
+    @property
+    def gop(self) -> float | None:
+        return self._group.gop
 
     @property
     def watched(self) -> bool:
@@ -366,6 +377,11 @@ class MediaFeed:
     def keyframe_at(self) -> float | None:
         """When the source's last keyframe was taken or is due; None before one came."""
         return self._run.keyframe_at
+
+    @property
+    def gop(self) -> float | None:
+        """Seconds between the source's last two keyframes; None before there were two."""
+        return self._run.gop
 
     @property
     def reconnects(self) -> int:

@@ -121,6 +121,10 @@ class _Lease:
         return None if self._feed is None else self._feed.keyframe_at
 
     @property
+    def gop(self) -> float | None:
+        return None if self._feed is None else self._feed.gop
+
+    @property
     def reconnects(self) -> int:
         return 0 if self._feed is None else self._feed.reconnects
 

@@ -129,11 +129,12 @@ class VideoSender:
         self._sink = sink
         self._loop = asyncio.get_running_loop()
         self._plan = VideoPlan(self._options, sink.far)
-        info, keyframe_at = self._feed.info, self._feed.keyframe_at
+        info, keyframe_at, gop = self._feed.info, self._feed.keyframe_at, self._feed.gop
         self._stream = None if info is None else info.stream
         choice = NO_PACKETS if self._stream is None else choose(self._stream, sink.far, self._options)
         self._queue = self._feed.subscribe_packets()
-        gop = None if self._stream is None else self._stream.gop
+        if gop is None and self._stream is not None:
+            gop = self._stream.gop
         self._plan.begin(choice, keyframe_at=keyframe_at, gop=gop, now=time.monotonic())
         self._queue.set_on_item(partial(self._call, self._take))
         self._follow()
@@ -284,7 +285,10 @@ class VideoSender:
             return
         if plan.mode.encodes and self._encoding is None:
             # What was copied from a recording leaves when it is due; pictures come after it.
-            self._at("encode", self._due, self._start_encoding)
+            if self._due > time.monotonic():
+                self._at("encode", self._due, self._follow)
+            else:
+                self._start_encoding()
         elif not plan.mode.encodes:
             self._cancel("encode")
             self._stop_encoding()
@@ -315,8 +319,6 @@ class VideoSender:
     # --- Encoding ---
 
     def _start_encoding(self) -> None:
-        if not self._plan.mode.encodes or self._encoding is not None:
-            return
         assert self._sink is not None, "nothing is encoded before the start"
         info = self._feed.info
         codec, rate = cast("Codec", self._sink.far.codec), None if info is None else info.frame_rate
@@ -324,6 +326,8 @@ class VideoSender:
         pictures = self._pictures = self._feed.subscribe_frames(begin=False)
 
         def deliver(frame: EncodedFrame) -> None:
+            # Until it is known whether this one has left, no other is encoded.
+            encoding.hold()
             self._call(self._deliver, encoding, frame)
 
         def failed(reason: str) -> None:
@@ -358,17 +362,17 @@ class VideoSender:
             # A picture that has been copied: without it, what comes after cannot be decoded.
             self._counters.send_dropped += 1
             encoding.request_keyframe()
+            encoding.release()
             return
         self._send(frame, now)
-        if self._sink.backlog:
-            encoding.hold()
-            self._at("backlog", now + LOOK_AGAIN, self._look_at_backlog)
+        self._look_at_backlog()
         self._count()
 
     def _look_at_backlog(self) -> None:
         if self._encoding is None:
             return
         if self._sink is not None and self._sink.backlog:
+            # It is to tell when that has gone; should it fail to, all would stand still.
             self._at("backlog", time.monotonic() + LOOK_AGAIN, self._look_at_backlog)
         else:
             self._encoding.release()

@@ -147,8 +147,9 @@ class VideoPlan:
             return
         self._wait("the first keyframe of the source is awaited")
         if keyframe_at is not None:
+            patience = 0.0 if gop is None else START_PATIENCE
             self._await_keyframe(
-                START_PATIENCE, "the connection is new, and the next keyframe of the source too far away", now
+                patience, "the connection is new, and the next keyframe of the source too far away", now
             )
 
     def format_changed(self, choice: Choice) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from deepio_adapters.access_units import AccessUnit, AccessUnitReader
 from deepio_adapters.demuxing import Demuxer
@@ -73,7 +73,7 @@ class ScriptedPackets(Source):
                 raise item
             yield item
 
-    def give(self, count: int = 1, *, captured_at: float | None = None, **changes: object) -> float:
+    def give(self, count: int = 1, *, captured_at: float | None = None, **changes: Any) -> float:
         """Lets the next packets through: taken at `captured_at` (now, if None), the following an interval later each.
 
         Returns:
