@@ -26,6 +26,7 @@ from aiortc import (
     RTCIceServer,
     RTCIceTransportPolicy,
     RTCPeerConnection,
+    RTCRtpSender,
     RTCSessionDescription,
 )
 from aiortc.mediastreams import MediaStreamError
@@ -35,17 +36,19 @@ from deepio_adapters import aiortc_hooks
 from deepio_adapters.engine_base import Negotiation
 from deepio_adapters.frames import ReceivedFrame
 from deepio_adapters.receiving import VideoReceiver
-from deepio_adapters.tracks import Sender
+from deepio_adapters.stock_sender import StockSink
+from deepio_adapters.video_sender import VideoSender
 from deepio_core.errors import RemoteProtocolError
+from deepio_core.media.choice import far_video
 from deepio_core.outputs import Cause
 from deepio_core.sdp import without_mdns
 
 if TYPE_CHECKING:
-    import av
     from aiortc import RTCDtlsTransport
 
     from deepio_adapters.engine import EngineConfig
     from deepio_adapters.engine_base import EngineBase
+    from deepio_core.media.far import FarVideo
     from deepio_core.outputs import StartEngine
     from deepio_core.sdp import Description
     from deepio_core.signals import Candidate
@@ -53,23 +56,6 @@ if TYPE_CHECKING:
 __all__ = ["begin"]
 
 logger = logging.getLogger(__name__)
-
-
-class _Track(MediaStreamTrack):
-    """The engine's source, as aiortc wants it. Its frames come at the pace of the source, and so do ours."""
-
-    kind = "video"
-
-    def __init__(self, sender: Sender) -> None:
-        super().__init__()
-        self._sender = sender
-
-    async def recv(self) -> av.VideoFrame:
-        frame = await self._sender.next()
-        if frame is None:
-            self.stop()
-            raise MediaStreamError
-        return frame.picture
 
 
 def begin(engine: EngineBase, start: StartEngine) -> Negotiation:
@@ -84,17 +70,19 @@ class _PeerConnection(Negotiation):
         self._pc.on("datachannel", self._on_channel)
         self._pc.on("track", self._on_track)
         self._channel: RTCDataChannel | None = None
-        self._sender: Sender | None = None
+        self._sender: VideoSender | None = None
+        self._theirs: Description
         self._max_message_size: int | None = None
         self._traffic = aiortc_hooks.Traffic(0, 0, 0, 0)
         self._blind = 0
         super().__init__(engine, start)
         if engine.feed is not None:
-            self._sender = Sender(
+            self._sender = VideoSender(
                 engine.feed,
+                engine.config,
                 engine.counters,
                 lambda why: self.fail(Cause.SOURCE_ENDED, why),
-                engine.sent_frames.sent,
+                sent=engine.sent_frames.sent,
             )
 
     # --- Descriptions ---
@@ -114,12 +102,12 @@ class _PeerConnection(Negotiation):
         return await self._describe()
 
     async def apply_answer(self, sdp: str) -> None:
-        theirs = self.read(sdp)
+        theirs = self._theirs = self.read(sdp)
         await self._apply(sdp, "answer")
         self._note(theirs, theirs)
 
     async def make_answer(self, sdp: str) -> str:
-        theirs = self.read(sdp)
+        theirs = self._theirs = self.read(sdp)
         if theirs.first("video") is not None:
             # Before the offer is applied, so that the codec is still ours to choose.
             self._add_video()
@@ -150,9 +138,27 @@ class _PeerConnection(Negotiation):
         await self._pc.addIceCandidate(parsed)
 
     def _add_video(self) -> None:
-        if self.direction != "inactive":
-            track = "video" if self._sender is None else _Track(self._sender)
-            self._pc.addTransceiver(track, direction=self.direction)
+        if self.direction == "inactive":
+            return
+        if self._sender is None:
+            self._pc.addTransceiver("video", direction=self.direction)
+            return
+        counters = self.engine.counters
+        if aiortc_hooks.usable():
+            from deepio_adapters.rtp_sender import RtpSink  # knows aiortc from inside
+
+            transceiver = self._pc.addTransceiver("video", direction=self.direction)
+            RtpSink(transceiver.sender, self._sender, counters, self._far_video)
+        else:
+            sink = StockSink(self._sender, counters, lambda: self._far_video(counters.codec_out or ""))
+            transceiver = self._pc.addTransceiver(sink.track, direction=self.direction)
+        # In our order, which counts for what we send, whoever offers; the far side may send what it likes.
+        order = [*self._sender.preferred_codecs, "rtx"]
+        known = [codec for codec in RTCRtpSender.getCapabilities("video").codecs if codec.name in order]
+        transceiver.setCodecPreferences(sorted(known, key=lambda codec: order.index(codec.name)))
+
+    def _far_video(self, codec: str) -> FarVideo:
+        return far_video(self._theirs, codec)
 
     async def _apply(self, sdp: str, kind: str) -> None:
         try:
@@ -183,7 +189,11 @@ class _PeerConnection(Negotiation):
             mine, other = (agreed.receives, agreed.sends) if self.offerer else (agreed.sends, agreed.receives)
             codec = answer.first_codec("video")
             name = None if codec is None else codec.name
-            stats.codec_out = name if mine and self._sender is not None else None
+            stats.codec_out = None
+            if mine and self._sender is not None:
+                # Of what the answer has, we send what we prefer; our own answer has that first.
+                agreed_names = [codec.name for codec in agreed.codecs]
+                stats.codec_out = next((ours for ours in self._sender.preferred_codecs if ours in agreed_names), None)
             stats.codec_in = name if other and self.engine.config.wants_video else None
 
     # --- The data channel ---

@@ -136,7 +136,7 @@ class _MemoryNegotiation(Negotiation):
         self.opened(MAX_MESSAGE_SIZE)
         sends, receives = self._video
         stats = self.engine.counters
-        stats.codec_out, stats.codec_in = "VP8" if sends else None, "VP8" if receives else None
+        stats.codec_out, stats.codec_in = "H264" if sends else None, "H264" if receives else None
         if sends and self.engine.feed is not None:
             self._sender = Sender(
                 self.engine.feed,
@@ -178,7 +178,7 @@ def _sdp(name: str, video: str | None) -> str:
     )
     media = ""
     if video is not None:
-        media = f"m=video 9 UDP/TLS/RTP/SAVPF 97\na={video}\na=mid:0\na=rtcp-mux\na=rtpmap:97 VP8/90000\n{transport}"
+        media = f"m=video 9 UDP/TLS/RTP/SAVPF 97\na={video}\na=mid:0\na=rtcp-mux\na=rtpmap:97 H264/90000\n{transport}"
     mids = "0 1" if video is not None else "1"
     text = (
         f"v=0\no=- 0 0 IN IP4 0.0.0.0\ns=-\nt=0 0\na=group:BUNDLE {mids}\n{media}"

@@ -122,7 +122,7 @@ async def test_frames_go_both_ways_intact_and_in_order(factory: EngineFactory) -
         stats = a.engine.stats()
         assert stats.frames_sent > 0
         assert stats.frames_received >= 5
-        assert (stats.codec_out, stats.codec_in) == ("VP8", "VP8")
+        assert (stats.codec_out, stats.codec_in) == ("H264", "H264")
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ async def test_video_is_offered_and_answered_as_wanted(
         await b.until(ChannelReceived)
         if answered == "recvonly":
             assert await b.counter() >= 0
-            assert [b.engine.stats().codec_out, b.engine.stats().codec_in] == [None, "VP8"]
-            assert [a.engine.stats().codec_out, a.engine.stats().codec_in] == ["VP8", None]
+            assert [b.engine.stats().codec_out, b.engine.stats().codec_in] == [None, "H264"]
+            assert [a.engine.stats().codec_out, a.engine.stats().codec_in] == ["H264", None]
         if answered == "sendonly":
             assert await a.counter() >= 0
             assert b.engine.stats().frames_received == 0  # nobody wants them, so nothing is decoded
