@@ -298,6 +298,65 @@ def write_vui(draw: st.DrawFn, bits: BitWriter) -> int | None:
     return reorder
 
 
+def test_reads_everything_at_once() -> None:
+    bits = BitWriter()
+    for number in (0, 3):
+        bits.ue(number)
+    bits.u(1, 1)  # separate colour planes
+    bits.ue(2)
+    bits.ue(1)
+    bits.u(2, 0b01)  # scaling lists: one is left out, the others end early, or not at all
+    for number in range(12):
+        bits.u(1, int(number != 0))
+        for place in range((16 if number < 6 else 64) if number % 2 else 0):
+            bits.se(place % 2 * 2 - 1)
+        if number and number % 2 == 0:
+            bits.se(-8)
+    bits.ue(0)
+    bits.ue(1)  # picture order count type
+    bits.u(1, 0)
+    for offset in (-1, 1):
+        bits.se(offset)
+    bits.ue(2)
+    for offset in (5, -5):
+        bits.se(offset)
+    bits.ue(4)
+    bits.u(1, 0)
+    for number in (19, 8):
+        bits.ue(number)
+    bits.u(4, 0b0011)  # fields, but not for each macroblock; direct 8x8 inference; cropping
+    for number in (1, 2, 3, 4):
+        bits.ue(number)
+    bits.u(2, 0b11)  # VUI: aspect ratio
+    bits.u(8, 255)
+    bits.u(32, 0x00040003)
+    bits.u(8, 0b10110100)  # overscan; video signal type without colours
+    bits.u(1, 1)  # chroma location
+    bits.ue(1)
+    bits.ue(2)
+    bits.u(1, 0)  # no timing
+    bits.u(2, 0b01)  # no buffers of NAL units, but of slices
+    bits.ue(0)
+    bits.u(8, 0x44)
+    bits.ue(99)
+    bits.ue(98)
+    bits.u(21, 0)
+    bits.u(4, 0b0011)
+    for number in (2, 1, 16, 16, 3, 4):
+        bits.ue(number)
+    assert parse_sps(bits.nal(0x67, 244, 0, 42)) == Sps(
+        profile=244,
+        constraints=0,
+        level=42,
+        width=317,
+        height=274,
+        interlaced=True,
+        chroma_format=3,
+        bit_depth=10,
+        reorder_frames=3,
+    )
+
+
 @given(written_sps())
 def test_reads_whatever_the_syntax_allows(written: tuple[bytes, dict[str, Any]]) -> None:
     nal, facts = written
@@ -376,6 +435,24 @@ def test_more_picture_order_offsets_than_allowed_are_none() -> None:
     assert parse_sps(bits.nal(0x67, 66, 0, 31)) is None
 
 
+def test_a_vui_need_not_restrict_anything() -> None:
+    bits = BitWriter()
+    for number in (0, 0, 0, 0, 1):
+        bits.ue(number)
+    bits.u(1, 0)
+    bits.ue(19)
+    bits.ue(14)
+    bits.u(4, 0b1101)  # progressive, direct 8x8 inference, no cropping, VUI
+    bits.u(4, 0)
+    bits.u(1, 1)  # timing
+    for number in (1, 50):
+        bits.u(32, number)
+    bits.u(5, 0b10000)
+    sps = parse_sps(bits.nal(0x67, 77, 0, 31))
+    assert sps is not None
+    assert (sps.width, sps.height, sps.reorder_frames) == (320, 240, None)
+
+
 def test_a_number_of_more_than_32_bits_is_none() -> None:
     for zeros in (31, 32):
         bits = BitWriter()
@@ -448,6 +525,9 @@ def test_an_idr_picture_is_a_keyframe() -> None:
     # The first slice tells; what comes behind it is another picture, if anything.
     assert not is_keyframe(stream(P_SLICE, IDR_SLICE))
     assert not is_keyframe(b"")
+    # Units without a byte are none.
+    assert is_keyframe(START + LONG + START + IDR_SLICE)
+    assert not is_keyframe(START)
 
 
 def test_i_slices_behind_a_recovery_point_are_an_open_keyframe() -> None:
