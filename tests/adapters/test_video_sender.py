@@ -66,6 +66,10 @@ class Connection:
             **more,
         )
 
+    @property
+    def mode(self) -> tuple[str | None, str | None, int | None]:
+        return self.stats.video_mode, self.stats.encoder, self.stats.target_bitrate
+
 
 @asynccontextmanager
 async def connection(
@@ -144,7 +148,7 @@ async def test_packets_are_copied_as_they_are(packets: list[SourcePacket]) -> No
             assert [frame.data for frame in it.sink.frames] == [packet.data for packet in packets[:25]]
             assert it.sink.kinds == ("C" + 9 * "c") * 2 + "Ccccc"
             assert (it.stats.frames_sent, it.stats.frames_copied, it.stats.send_dropped) == (25, 25, 0)
-            assert (it.stats.video_mode, it.stats.encoder, it.stats.target_bitrate) == ("copy", None, None)
+            assert it.mode == ("copy", None, None)
             assert it.stats.video_reason == "the far side takes the video as it is"
             assert [captured for captured, _ in it.sent] == [frame.captured_at for frame in it.sink.frames]
             assert not encoders()
@@ -171,7 +175,7 @@ async def test_a_keyframe_that_the_source_has_not_is_encoded_until_it_has_one(pa
             assert seen == sorted(seen, key=lambda number: number or 0)
             assert seen[-3:] == [10, 11, 12]
             assert rises(it.sink.frames)
-            assert (it.stats.video_mode, it.stats.encoder, it.stats.target_bitrate) == ("copy", None, None)
+            assert it.mode == ("copy", None, None)
             assert not it.ended
 
 
