@@ -95,6 +95,11 @@ class AccessUnitReader:
         self._inspected = 0
         self.stream = self._describe()
         """The format of the newest picture, and of the first one before there is one."""
+        # GStreamer's payloader puts parameter sets before every slice of an IDR picture (config-interval=-1), which
+        # FFmpeg's parser takes for the beginning of another picture. In how many parts keyframes come is found out with
+        # the first one, for which the next packet must be waited; after it, no other has to wait.
+        self._parts: int | None = None if self.stream.codec == "h264" and self._filter is None else 1
+        self._pending: AccessUnit | None = None
         # Containers interleave: there are a second's worth at most.
         self.sound: list[Packet[Any]] = []
         """Packets of sound since the last picture."""
@@ -116,6 +121,20 @@ class AccessUnitReader:
         Raises:
             SourceError: As `Demuxer.read`.
         """
+        unit, self._pending = self._pending or self._next(), None
+        if unit is None or not unit.keyframe or self._parts == 1:
+            return unit
+        parts = [unit]
+        while self._parts is None or len(parts) < self._parts:
+            following = self._next()
+            if following is None or not _goes_on(following.data):
+                self._pending = following
+                break
+            parts.append(following)
+        self._parts = len(parts)
+        return _joined(parts)
+
+    def _next(self) -> AccessUnit | None:
         while (packet := self._demuxer.read()) is not None:
             if packet.stream_index == self._demuxer.video.index:
                 return self._convert(packet)
@@ -208,6 +227,27 @@ class AccessUnitReader:
             self._sets = h264.parameter_sets(extradata)
             stream = _with_sets(stream, self._sets)
         return replace(stream, **self._facts)
+
+
+def _goes_on(data: bytes) -> bool:
+    """Tells whether these slices belong to the picture before: they do not begin with its first macroblock."""
+    first = next((nal for nal in h264.nal_units(data) if nal[0] & 0x1F in {h264.SLICE, h264.IDR}), b"")
+    # first_mb_in_slice comes first, and 0 is a single 1 in Exp-Golomb (ITU-T H.264 section 7.3.3).
+    return len(first) > 1 and not first[1] & 0x80
+
+
+def _joined(parts: list[AccessUnit]) -> AccessUnit:
+    first, *others = parts
+    if not others:
+        return first
+    slices = [nal for part in others for nal in h264.nal_units(part.data) if nal[0] & 0x1F in {h264.SLICE, h264.IDR}]
+    return replace(
+        first,
+        data=first.data + b"".join(_START_CODE[1:] + nal for nal in slices),
+        decoded_at=next((part.decoded_at for part in parts if part.decoded_at is not None), None),
+        stream=parts[-1].stream,
+        sound=tuple(packet for part in parts for packet in part.sound),
+    )
 
 
 def _with_sets(stream: StreamFormat, sets: tuple[bytes, ...]) -> StreamFormat:
