@@ -231,10 +231,16 @@ def three_frames():
         yield np.zeros((128, 160, 3), np.uint8)
 
 
-async def test_the_end_of_a_source_ends_its_stream_alone(memory, make_fleet):
+@pytest.mark.parametrize("restart", ["never", "on_failure"])
+async def test_the_end_of_a_source_ends_its_stream_alone(memory, make_fleet, restart):
     async with far_side(memory, receive_video=True) as far, two(memory, make_fleet) as (fleet, told, *_):
         await fleet.add(
-            "short", server_address=memory.server, source=three_frames, remotePeerId=far.id, frame_rate=50.0
+            "short",
+            server_address=memory.server,
+            source=three_frames,
+            remotePeerId=far.id,
+            frame_rate=50.0,
+            restart=restart,
         )
         end = await told.until("short", StreamEnded)
         assert (end.cause, end.failed) == (Cause.SOURCE_ENDED, False)
@@ -343,6 +349,22 @@ async def test_a_start_can_be_given_up(memory, make_fleet):
                 assert fleet.streams == {}
                 await fleet.add("slow", server_address=memory.server, source=None)
                 assert list(fleet.streams) == ["slow"]
+
+
+async def test_many_sources_that_do_not_answer_hold_nobody_up(memory, make_fleet):
+    with silent_server() as url:
+        async with make_fleet() as fleet, anyio.create_task_group() as tasks:
+
+            async def add(number):
+                await fleet.add(f"slow{number}", server_address=memory.server, source=url)
+
+            for number in range(45):  # more than threads that anyio has by default
+                tasks.start_soon(add, number)
+            await anyio.wait_all_tasks_blocked()
+            with anyio.fail_after(BOUND / 3):  # less than what opening may take
+                await fleet.add("one", server_address=memory.server, source="test:160x128@10")
+            tasks.cancel_scope.cancel()
+        assert list(fleet.streams) == ["one"]
 
 
 async def test_a_start_ends_with_the_fleet(memory, make_fleet):

@@ -1,4 +1,7 @@
-"""A fleet whose streams run in worker processes, on either loop, with a real core; some processes are killed."""
+"""A fleet whose streams run in worker processes, some of which are killed.
+
+What crosses the pipes is the same on both loops, so that the long run, with a real core and video, is on one of them.
+"""
 
 import logging
 import os
@@ -62,6 +65,7 @@ async def until_gone(*pids):
             await anyio.sleep(0.01)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_streams_are_spread_over_processes_of_which_one_is_killed(core, caplog):
     caplog.set_level(logging.INFO)
     async with nothing_left_soon():
