@@ -35,19 +35,21 @@ RECENT: Final = 16
 """Frames that tell the interval between two."""
 
 FEW: Final = 4
-"""Frames that tell it too badly to learn from; with a single one it is taken for `USUAL_INTERVAL`."""
+"""Frames that tell it badly: of the first two, one was shown long before."""
 
 USUAL_INTERVAL: Final = 0.04
-"""Seconds between frames where nothing is known."""
+"""Seconds between frames until more than a few were sent."""
 
 LONGEST: Final = 1.0
 """Seconds after which a frame that was sent has come or will not come; also the longest interval between frames."""
 
-PROCESSING: Final = 0.012
-"""Seconds for encoding and decoding that are expected where frames follow each other too quickly to tell."""
+DECODED: Final = (0.012, 0.04)
+"""Seconds that the frames of DEEP's stream managers take on top of the way, usually and at most: `vc_time` is when one
+was decoded. The former count where frames follow each other too quickly to tell; up to the latter, another whole
+interval is a doubt."""
 
-SLOW_PROCESSING: Final = 0.04
-"""Seconds for encoding and decoding that are possible; up to there, another whole interval is a doubt."""
+PROMPT: Final = (0.002, 0.02)
+"""Likewise those of the local core, which tells when a frame came."""
 
 GAIN: Final = 1 / 8
 """How much one result moves the usual delay, as that of a round trip in RFC 6298 section 2."""
@@ -117,26 +119,26 @@ class SentFrames:
         trip = told if told is not None and told > 0 else round_trip
         self._clock.on_message(read_number(message.raw.get("rec_time")), trip, now)
         taken_at = self._clock.local(message.vc_time)
-        if taken_at is None or not self._frames:
+        if taken_at is None:
             return None
-        travel = (self._clock.round_trip or 0.0) / 2
-        interval = self._interval
-        expected = travel + max(3 / 8 * interval, PROCESSING)
-        usual = expected
-        if self._delay is not None:
-            # Within half an interval of what can be expected, or it would wander off to the frames before.
-            usual = min(max(self._delay, expected - interval / 2), expected + interval / 2)
         held = message.held_frames
         shift = HELD_FRAMES if held is None else held
         if shift >= len(self._frames):
             return None
+        travel, interval = (self._clock.round_trip or 0.0) / 2, self._interval
+        least, most = PROMPT if held == 0 else DECODED
+        expected = travel + max(interval / 8 if held == 0 else 3 / 8 * interval, least)
+        usual = expected
+        if self._delay is not None:
+            # Within half an interval of what can be expected, or it would wander off to the frames before.
+            usual = min(max(self._delay, expected - interval / 2), expected + interval / 2)
         # By the frame that completed it: none can come before the first that can do so.
         index = max(self._nearest(taken_at - usual), shift)
         delay = taken_at - self._frames[index].sent_at
-        if not usual - interval <= delay <= usual + LONGEST:
+        if not -interval / 2 <= delay - travel <= LONGEST:
             return None
-        error = self._clock.uncertainty(now) + self._spread
-        slower = interval if usual + interval <= travel + SLOW_PROCESSING else 0.0
+        error = self._clock.uncertainty(now) + (least if self._delay is None else self._spread)
+        slower = interval if usual + interval <= travel + most else 0.0
         faster = interval if usual - interval >= travel else 0.0
         if self._clock.round_trip is not None and len(self._frames) >= FEW:
             self._delay = usual + GAIN * (delay - usual)
@@ -152,7 +154,7 @@ class SentFrames:
     @property
     def _interval(self) -> float:
         recent = min(len(self._frames), RECENT)
-        if recent < 2:
+        if recent < FEW:
             return USUAL_INTERVAL
         return min((self._frames[-1].sent_at - self._frames[-recent].sent_at) / (recent - 1), LONGEST)
 
