@@ -42,7 +42,7 @@ class Feed(Protocol):
 
     @property
     def info(self) -> SourceInfo | None:
-        """What the source turned out to be; None before it was opened."""
+        """What the source turned out to be; None before it was opened, and of the one before while it is again."""
         ...
 
     @property
@@ -76,7 +76,8 @@ class Feed(Protocol):
     def subscribe_packets(self) -> PacketQueue:
         """Returns a queue that gets all packets from the next keyframe on, closed with the source (or its error).
 
-        Nothing comes from a source that has no packets (`SourceInfo.stream` is None) but its end.
+        It begins with the gap if the source is away. Nothing but its end comes from a source that has no packets
+        (`SourceInfo.stream` is None).
         """
         ...
 
@@ -184,7 +185,7 @@ class _Run:
         self._queues: list[PacketQueue] = []
         self._slots: list[LatestSlot[SourceFrame]] = []
         self._group = _Group()
-        self._away = False
+        self._gap: SourceGap | None = None
         self._pictures: PictureThread | None = None
         self._pump.slot.set_on_item(self._take_frame)
 
@@ -222,6 +223,8 @@ class _Run:
         with self._lock:
             if not self.ended:
                 self._queues.append(queue)
+                if self._gap is not None:
+                    queue.put(self._gap)
                 return
         queue.close()
 
@@ -268,10 +271,10 @@ class _Run:
             if self.ended:
                 return False
             if isinstance(item, SourceGap):
-                self._away = True
+                self._gap = item
             else:
-                self.reconnects += self._away
-                self._away = False
+                self.reconnects += self._gap is not None
+                self._gap = None
                 self._group.add(item)
             queues = self._queues.copy()
             if self._pictures is not None:
@@ -356,6 +359,7 @@ class MediaFeed:
         self._lock = threading.RLock()
         self._closed = False
         self._reconnects = 0
+        self._info: SourceInfo | None = None
         self._run = _Run(make(), fresh=fresh)
 
     @property
@@ -366,7 +370,7 @@ class MediaFeed:
     @property
     def info(self) -> SourceInfo | None:
         """What the source turned out to be; None before it was opened."""
-        return self._run.info
+        return self._run.info or self._info
 
     @property
     def newest(self) -> SourceFrame | None:
@@ -441,5 +445,6 @@ class MediaFeed:
             return False
         if self._run.ended and anew:
             self._reconnects += self._run.reconnects
+            self._info = self.info
             self._run = _Run(self._make(), fresh=self._fresh)
         return not self._run.ended

@@ -279,7 +279,7 @@ class VideoPlan:
         if not self._encodes:
             return
         expected = None if self._keyframe_at is None or self._gop is None else self._keyframe_at + self._gop
-        if expected is not None and expected > now + patience:
+        if patience == 0 or (expected is not None and expected > now + patience):
             self._bridge(reason)
         else:
             self.deadline = now + patience

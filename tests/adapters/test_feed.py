@@ -285,6 +285,7 @@ def test_a_gap_is_told_and_the_last_picture_stays(packets: list[SourcePacket]) -
         gap = queue.get()
         assert isinstance(gap, SourceGap)
         assert made.feed.reconnects == 0
+        assert made.feed.subscribe_packets().take_all() == [SourceGap(reason="gone", attempt=2)]
         late = made.feed.subscribe_frames()
         assert counter(late.get(BOUND)) == 2
         made.source.give()
@@ -308,6 +309,7 @@ def test_the_end_comes_after_the_last_picture(packets: list[SourcePacket]) -> No
         assert len(made.sources) == 1
         again = made.feed.subscribe_packets()
         assert len(made.sources) == 2
+        assert made.feed.info is not None
         made.source.give()
         given(again, 1)
 

@@ -16,7 +16,7 @@ import pytest
 from deepio_adapters.decoding import PictureDecoder
 from deepio_adapters.engine import EngineConfig, EngineStats
 from deepio_adapters.feed import Feed, MediaFeed
-from deepio_adapters.media import EncodedFrame, SourcePacket
+from deepio_adapters.media import EncodedFrame, SourceGap, SourcePacket
 from deepio_adapters.source_urls import SourceError
 from deepio_adapters.sources import parse_source
 from deepio_adapters.video_sender import EncoderFactory, VideoSender
@@ -204,9 +204,10 @@ async def test_what_is_read_ahead_is_sent_before_what_is_encoded(packets: list[S
             await until(lambda: time.monotonic() > begun + 0.11)  # longer than a keyframe counts as the answer
             it.sender.keyframe_requested()
             it.sender.keyframe_requested()
+            assert it.stats.video_mode == "encode"
             made.source.give(7, captured_at=begun + 0.15)
             await until(lambda: it.sink.kinds.endswith("Cc"))
-            assert it.stats.video_mode == "copy"
+            assert it.mode == ("copy", None, None)
             assert it.sink.kinds.startswith("CccccE")
             # Nothing of it is early, and nothing comes twice.
             assert all(
@@ -277,6 +278,23 @@ async def test_a_source_that_is_away(
             before = len(it.sink.frames)
             await asyncio.sleep(0.1)
             assert len(it.sink.frames) == before
+
+
+@pytest.mark.parametrize("while_away", ["nothing", "last"])
+async def test_a_connection_begun_while_the_source_is_away(packets: list[SourcePacket], while_away: str) -> None:
+    with Scripted(packets) as made:
+        made.source.give(3)
+        made.source.gap()
+        watcher = made.feed.subscribe_packets()
+        await until(lambda: any(isinstance(item, SourceGap) for item in watcher.take_all()))
+        async with connection(made.feed, while_away=while_away) as it:
+            await until(lambda: "is away" in (it.stats.video_reason or ""))
+            if while_away == "last":
+                await until(lambda: it.sink.frames)
+            made.source.give(2)
+            await until(lambda: it.sink.kinds.endswith("Cc"))
+            assert it.sink.kinds == ("ECc" if while_away == "last" else "Cc")
+        made.feed.unsubscribe(watcher)
 
 
 async def test_a_source_that_comes_back_in_another_codec_is_encoded(

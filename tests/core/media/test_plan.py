@@ -236,8 +236,12 @@ def test_a_connection_waits_a_moment_for_a_keyframe_that_may_be_near(gop: float,
 
 def test_a_connection_does_not_wait_for_keyframes_whose_rhythm_is_unknown() -> None:
     source = Source().begin(keyframe_at=999, gop=None)
-    assert source.plan.deadline == source.now
-    source.plan.handle_timeout(now=source.now)
+    assert source.mode() is Mode.BRIDGE
+
+
+def test_without_patience_nothing_is_waited_for() -> None:
+    source = Source(keyframe_wait=0).begin().packets(10)
+    assert not source.plan.keyframe_requested(now=source.now)
     assert source.mode() is Mode.BRIDGE
 
 
