@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Final
 from deepio_adapters.engine import Engine, EngineConfig, Report, opened
 from deepio_adapters.engine_base import EngineBase, Negotiation
 from deepio_adapters.frames import ReceivedFrame
-from deepio_adapters.tracks import Sender
+from deepio_adapters.slots import LatestSlot, SlotClosedError
 from deepio_core.outputs import Cause
 
 if TYPE_CHECKING:
     from deepio_adapters.engine_room import EngineRoom
+    from deepio_adapters.feed import Feed
     from deepio_adapters.sources import SourceFrame
     from deepio_core.outputs import StartEngine
     from deepio_core.sdp import Description
@@ -64,7 +65,7 @@ class _MemoryNegotiation(Negotiation):
         self._name = secrets.token_hex(8)
         self._far: _MemoryNegotiation | None = None
         self._video: tuple[bool, bool] = (False, False)
-        self._sender: Sender | None = None
+        self._frames: LatestSlot[SourceFrame] | None = None
         self._heard = 0
 
     async def make_offer(self) -> str:
@@ -115,8 +116,8 @@ class _MemoryNegotiation(Negotiation):
 
     async def shut(self) -> None:
         self._network.ends.pop(self._name, None)
-        if self._sender is not None:
-            self._sender.close()
+        if self._frames is not None and self.engine.feed is not None:
+            self.engine.feed.unsubscribe(self._frames)
         far, self._far = self._far, None
         if far is not None and not self._network.cut:
             far.close()
@@ -138,16 +139,22 @@ class _MemoryNegotiation(Negotiation):
         stats = self.engine.counters
         stats.codec_out, stats.codec_in = "H264" if sends else None, "H264" if receives else None
         if sends and self.engine.feed is not None:
-            self._sender = Sender(
-                self.engine.feed,
-                stats,
-                lambda why: self.fail(Cause.SOURCE_ENDED, why),
-                self.engine.sent_frames.sent,
-            )
-            self.spawn(self._send_frames(self._sender))
+            # Not before the connection stands: a recording is to start when it can be seen.
+            self._frames = self.engine.feed.subscribe_frames()
+            self.spawn(self._send_frames(self.engine.feed, self._frames))
 
-    async def _send_frames(self, sender: Sender) -> None:
-        while (frame := await sender.next()) is not None:
+    async def _send_frames(self, feed: Feed, frames: LatestSlot[SourceFrame]) -> None:
+        stats, dropped = self.engine.counters, 0
+        while True:
+            try:
+                frame = await frames.aget()
+            except SlotClosedError as end:
+                self.fail(Cause.SOURCE_ENDED, str(end.error or f"the source {feed.name} has ended"))
+                return
+            self.engine.sent_frames.sent(frame.captured_at, time.monotonic())
+            stats.frames_sent += 1
+            stats.send_dropped += frames.dropped - dropped
+            dropped = frames.dropped
             if self._far is not None and not self._network.cut:
                 self._far._show(frame)
 

@@ -6,19 +6,16 @@ import threading
 import time
 from collections.abc import Iterator
 
-import anyio
 import av
 import numpy as np
 import pytest
 
-from deepio_adapters.engine import EngineStats
 from deepio_adapters.feed import MediaFeed
 from deepio_adapters.media import SourceGap, SourcePacket
 from deepio_adapters.packet_queue import PacketQueue
 from deepio_adapters.slots import LatestSlot, SlotClosedError
 from deepio_adapters.source_urls import SourceError
 from deepio_adapters.sources import Source, SourceFrame, SourceInfo, stamp
-from deepio_adapters.tracks import Sender
 from tests.adapters.packet_sources import Scripted as ScriptedFeed
 from tests.adapters.packet_sources import counter, read_packets, wait_until
 from tests.media import make_clip
@@ -405,25 +402,3 @@ def test_a_closed_feed_has_nothing_more(packets: list[SourcePacket]) -> None:
         assert subscription.closed
     wait_until(lambda: decoders() == 0)
     assert made.source.closed
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-@pytest.mark.parametrize(("error", "detail"), [(None, "the source script has ended"), ("read", "script broke off.")])
-async def test_a_sender_counts_and_tells_the_end(error: str | None, detail: str) -> None:
-    ended: list[str] = []
-    with Feed(error=error) as made:
-        made.feed.open()
-        counters = EngineStats()
-        sender = Sender(made.feed, counters, ended.append, lambda *_: None)
-        sender.close()
-        made.sources[0].frame()
-        assert not made.sources[0].reading.is_set()  # nothing is wanted yet
-        with anyio.fail_after(BOUND):
-            frame = await sender.next()
-            assert frame is not None
-            made.sources[0].end()
-            assert await sender.next() is None
-        sender.close()
-    assert ended == [detail]
-    assert counters.frames_sent == 1
