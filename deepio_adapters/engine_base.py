@@ -379,7 +379,9 @@ class EngineBase(ABC):
         if self.feed is not None:
             self.room.call_soon(self._load_later)
             # Given up at once when cancelled: `aclose`, which follows, has the source let go of what it waits for.
-            await anyio.to_thread.run_sync(self.feed.open, abandon_on_cancel=True)
+            # And in a thread of its own: forty cameras that do not answer must not hold up the next.
+            limiter = anyio.CapacityLimiter(1)
+            await anyio.to_thread.run_sync(self.feed.open, abandon_on_cancel=True, limiter=limiter)
         self.room.call_soon(self._begin_to_load)
 
     async def loaded(self) -> None:
