@@ -278,7 +278,7 @@ class Negotiation(ABC):
     async def _watch(self) -> None:
         """Reports `Activity` while there are signs of life, and asks for one when there are none."""
         seen = self.look()
-        silent = since_probe = 0
+        silent, since_probe = 0, PROBE_EVERY  # the first as soon as the data channel is open
         probing: asyncio.Task[None] | None = None
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
@@ -336,7 +336,7 @@ class EngineBase(ABC):
             self.feed = config.shared.lease()
         elif config.source is not None:
             self.feed = MediaFeed(config.source, fresh=config.fresh_source)
-        self._sent_frames = SentLog(self._kept_frames())
+        self._sent_frames = SentLog(self._kept_frames(), lambda: self.counters.round_trip)
         self._report = report
         self._frames: LatestSlot[ReceivedFrame] = LatestSlot()
         self._recorder = Recorder(config.media_sink) if config.media_sink is not None else None
