@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from deepio_adapters.frames import ReceivedFrame
+from deepio_adapters.frames import FRAME_FORMATS, ReceivedFrame, check_frame_format
+from deepio_core.errors import LocalProtocolError
 
 
 def received(picture: av.VideoFrame) -> ReceivedFrame:
@@ -37,3 +38,27 @@ def test_the_sender_s_time_is_in_seconds(pts: int | None, base: Fraction, second
     picture = av.VideoFrame(64, 48, "yuv420p")
     picture.pts, picture.time_base = pts, base
     assert received(picture).pts == seconds
+
+
+def test_every_format_that_can_be_asked_for_comes_out_in_its_shape() -> None:
+    frame = received(av.VideoFrame(64, 48, "yuv420p"))
+    shapes = {
+        name: np.shape(frame.to(check_frame_format(name)))  # type: ignore[arg-type]
+        for name in FRAME_FORMATS
+        if name != "av"
+    }
+    assert shapes == {
+        "bgr24": (48, 64, 3),
+        "rgb24": (48, 64, 3),
+        "bgra": (48, 64, 4),
+        "rgba": (48, 64, 4),
+        "gray": (48, 64),
+        "yuv420p": (72, 64),
+        "nv12": (72, 64),
+    }
+    assert frame.to(check_frame_format("av")) is frame.picture
+
+
+def test_a_format_that_there_is_not_is_refused() -> None:
+    with pytest.raises(LocalProtocolError, match=r"no frame format 'bgr'"):
+        check_frame_format("bgr")

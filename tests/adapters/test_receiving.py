@@ -109,7 +109,8 @@ class Camera:
 
     async def send(self, *packets: RtpPacket) -> None:
         for packet in packets:
-            await self.transceiver.sender.transport._send_rtp(packet.serialize())
+            transport = self.transceiver.sender.transport
+            await transport._send_rtp(packet.serialize(transport._rtp_header_extensions_map))
 
     async def report(self, at: float, timestamp: int) -> None:
         """Sends an RTCP report that says what RTP timestamp belongs to a Unix time."""
@@ -382,6 +383,22 @@ async def test_the_reports_of_the_sender_tell_when_a_frame_was_taken() -> None:
         frame = await one.frame()
         assert frame.captured_at is not None
         assert frame.captured_at <= frame.received_at
+
+
+@pytest.mark.parametrize("ahead", [0, 20, 40, 31_536_000])
+async def test_the_send_times_of_packets_make_up_for_reports_that_are_late(ahead: float) -> None:
+    async with end(open_engine, RECEIVE) as one, camera(one) as far:
+        await far.send(*far.frame())
+        await one.frame()
+        # As aiortc does, which reports the time of the newest frame and not that of the report.
+        taken = time.monotonic() - 0.3
+        await far.report(time.time() + ahead - 0.3, far.timestamp)
+        await asyncio.sleep(0.05)
+        packets = far.frame()
+        for packet in packets:
+            packet.extensions.abs_send_time = ntp_time(time.time() + ahead) >> 14 & 0xFFFFFF
+        await far.send(*packets)
+        assert (await one.frame()).captured_at == pytest.approx(taken, abs=0.1)
 
 
 # --- Ends ---

@@ -284,6 +284,36 @@ async def test_frames_that_were_refused_cannot_be_asked_for(memory, deepio):
         deep.add_frame_handler(print)
 
 
+async def test_frames_are_decoded_only_while_somebody_watches(world, deepio):
+    pictures: list[Any] = []
+
+    async with far_side(world, source=pattern()) as far:
+        deep = deepio(world, remotePeerId=far.id, receive_video=True, frame_format="gray")
+        async with deep:
+            await connected(deep, far)
+            await anyio.sleep(0.2)
+            assert deep.stats().frames_received == 0
+            with anyio.fail_after(BOUND):
+                deep.add_frame_handler(pictures.append)
+                while len(pictures) < 3:  # noqa: ASYNC110 - handlers are functions here
+                    await anyio.sleep(0.01)
+                assert {picture.shape for picture in pictures} == {(128, 160)}
+                assert deep.stats().frames_received >= 3
+                deep.remove_frame_handler(pictures.append)
+                stopped = False
+                while not stopped:
+                    before = deep.stats().frames_received
+                    await anyio.sleep(0.2)
+                    stopped = deep.stats().frames_received == before
+                stream = deep.frames()
+                assert (await anext(stream)).to("rgb24").shape == (128, 160, 3)
+
+
+async def test_a_frame_format_that_there_is_not_is_refused(memory, deepio):
+    with pytest.raises(LocalProtocolError, match="no frame format"):
+        deepio(memory, frame_format="bgr")
+
+
 async def test_stop_ends_start_and_it_can_be_started_again(memory, deepio):
     deep = deepio(memory)
     events = recorded(deep)
