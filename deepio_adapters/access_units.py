@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field, replace
 from fractions import Fraction
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from av.bitstream import BitStreamFilterContext
 from av.error import FFmpegError
@@ -18,6 +18,8 @@ from deepio_core.media.stream import StreamFormat
 from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import av
     from av.packet import Packet
     from av.video.stream import VideoStream
@@ -85,9 +87,7 @@ class AccessUnitReader:
     ) -> None:
         self._demuxer = demuxer
         self._facts = facts or {}
-        # Any: PyAV's stubs leave the kind of their packets open.
-        self._filter: Any = None
-        self._packer: Any = None
+        self._repack: Callable[[Packet[Any]], list[Packet[Any]]] | None = None
         self._sets: tuple[bytes, ...] = ()
         self._tick = as_float(demuxer.video.time_base) if demuxer.has_clock else None
         self._newest = float("-inf")
@@ -98,8 +98,10 @@ class AccessUnitReader:
         # GStreamer's payloader puts parameter sets before every slice of an IDR picture (config-interval=-1), which
         # FFmpeg's parser takes for the beginning of another picture. In how many parts keyframes come is found out with
         # the first one, for which the next packet must be waited; after it, no other has to wait.
-        self._parts: int | None = None if self.stream.codec == "h264" and self._filter is None else 1
+        self._parts: int | None = None if self.stream.codec == "h264" and self._repack is None else 1
         self._pending: AccessUnit | None = None
+        self.damaged = 0
+        """Packets that were left out, because their bytes are not what the container says."""
         # Containers interleave: there are a second's worth at most.
         self.sound: list[Packet[Any]] = []
         """Packets of sound since the last picture."""
@@ -136,20 +138,28 @@ class AccessUnitReader:
 
     def _next(self) -> AccessUnit | None:
         while (packet := self._demuxer.read()) is not None:
-            if packet.stream_index == self._demuxer.video.index:
-                return self._convert(packet)
-            self.sound.append(packet)
+            if packet.stream_index != self._demuxer.video.index:
+                self.sound.append(packet)
+                continue
+            unit = self._convert(packet)
+            if unit is not None:
+                return unit
+            self.damaged += 1
         return None
 
-    def _convert(self, packet: Packet[Any]) -> AccessUnit:
+    def _convert(self, packet: Packet[Any]) -> AccessUnit | None:
         decoded_at, shown_at = self._time(packet.dts), self._time(packet.pts)
         if self._looks_for_turn and packet.is_keyframe:
             self._looks_for_turn = False
             self.rotation = _rotation(packet)
-        if self._filter is not None:
-            packet = self._unpack(packet)
-        if self._packer is not None:
-            packet = cast("Packet[Any]", self._packer.encode(packet.decode()[0])[0])
+        if self._repack is not None:
+            try:
+                packets = self._repack(packet)
+            except (FFmpegError, ValueError):
+                return None
+            if not packets:
+                return None
+            packet = packets[0]
         data, keyframe = bytes(packet), packet.is_keyframe
         if self.stream.codec == "h264":
             keyframe = keyframe or h264.is_keyframe(data)
@@ -169,15 +179,6 @@ class AccessUnitReader:
             stream=self.stream,
             sound=sound,
         )
-
-    def _unpack(self, packet: Packet[Any]) -> Packet[Any]:
-        try:
-            units: list[Packet[Any]] = self._filter.filter(packet)
-        except (FFmpegError, ValueError):
-            # Lengths that lead out of the packet: damaged, which the decoder will find too.
-            self._filter.flush()
-            return packet
-        return units[0] if units else packet
 
     def _time(self, ticks: int | None) -> float | None:
         return None if ticks is None or self._tick is None else ticks * self._tick
@@ -207,7 +208,7 @@ class AccessUnitReader:
         context = video.codec_context
         codec = context.codec.canonical_name
         if codec == _NO_BYTES:
-            self._packer, codec = _raw_packer(context), "rawvideo"
+            self._repack, codec = _raw_packer(context), "rawvideo"
         extradata = context.extradata or b""
         rate = as_float(video.average_rate or video.guessed_rate)
         stream = StreamFormat(
@@ -223,7 +224,7 @@ class AccessUnitReader:
             stream = replace(stream, b_frames=False, interlaced=False)
         if codec == "h264":
             if extradata[:1] == b"\x01":  # avcC; Annex B begins with a start code
-                self._filter = BitStreamFilterContext("h264_mp4toannexb", video)
+                self._repack = _annex_b_packer(video)
             self._sets = h264.parameter_sets(extradata)
             stream = _with_sets(stream, self._sets)
         return replace(stream, **self._facts)
@@ -267,12 +268,25 @@ def _with_sets(stream: StreamFormat, sets: tuple[bytes, ...]) -> StreamFormat:
     )
 
 
-def _raw_packer(context: VideoCodecContext) -> VideoCodecContext:
-    packer = VideoCodecContext.create("rawvideo", "w")
-    assert isinstance(packer, VideoCodecContext), "a codec of pictures"
-    packer.width, packer.height, packer.pix_fmt = context.width, context.height, context.pix_fmt
-    packer.time_base = Fraction(1, 1)  # is not used, but must be set
-    return packer
+def _annex_b_packer(video: VideoStream) -> Callable[[Packet[Any]], list[Packet[Any]]]:
+    convert: Any = BitStreamFilterContext("h264_mp4toannexb", video)  # stubs leave the kind of packets open
+
+    def pack(packet: Packet[Any]) -> list[Packet[Any]]:
+        try:
+            packets: list[Packet[Any]] = convert.filter(packet)
+        except FFmpegError:  # lengths that lead out of the packet
+            convert.flush()
+            raise
+        return packets
+
+    return pack
+
+
+def _raw_packer(context: VideoCodecContext) -> Callable[[Packet[Any]], list[Packet[Any]]]:
+    encoder: Any = VideoCodecContext.create("rawvideo", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = context.width, context.height, context.pix_fmt
+    encoder.time_base = Fraction(1, 1)  # is not used, but must be set
+    return lambda packet: [raw for picture in packet.decode() for raw in encoder.encode(picture)]
 
 
 def _rotation(keyframe: Packet[VideoStream]) -> int:

@@ -45,6 +45,7 @@ class AvSource(Source):
 
     Attributes:
         decode_errors: Packets that `frames` could not decode; they are skipped.
+        packets_damaged: Packets that were left out because their bytes are not what the container says.
         packets_skipped: Packets before the first keyframe, after each opening.
     """
 
@@ -60,7 +61,7 @@ class AvSource(Source):
     ) -> None:
         super().__init__(url.name)
         self._url = url
-        self._options = {**url.default_options, **options}
+        self._options = {**url.default_options, **({} if audio else url.options_without_audio), **options}
         self._loop = loop
         self._timeout = timeout or url.default_timeout
         self._reconnector = None if reconnect is None else Reconnector(reconnect, self._closed)
@@ -74,6 +75,7 @@ class AvSource(Source):
         self._stream: StreamFormat | None = None
         self._last_due = 0.0
         self.decode_errors = 0
+        self.packets_damaged = 0
         self.packets_skipped = 0
 
     def open(self) -> SourceInfo:
@@ -195,7 +197,7 @@ class AvSource(Source):
                 if unit.decoded_at is not None:
                     shift = pts - first - unit.decoded_at, due - first - unit.decoded_at
                     self._hear(unit.sound, *shift)
-                self._last_due = due + later
+                self._last_due = max(self._last_due, due + later)
                 yield _packet(unit, pts + later, due + later, timeline.interval)
             if shift is not None:
                 self._hear(self._reader.sound, *shift)
@@ -241,6 +243,7 @@ class AvSource(Source):
             else:
                 with self._step():
                     unit = self._reader.read()
+                self.packets_damaged = self._reader.damaged
             if unit is None:
                 break
             begun = begun or unit.keyframe
@@ -269,6 +272,7 @@ class AvSource(Source):
 
     def _scan(self, demuxer: Demuxer) -> None:
         units, self._facts = scan(self._reader)
+        self.packets_damaged = self._reader.damaged
         self._scanned.extend(units)
         if not any(unit.keyframe for unit in units):
             raise self._no_picture()
@@ -287,6 +291,7 @@ class AvSource(Source):
             audio=self._tap is not None,
         )
         self._reader = AccessUnitReader(demuxer, known=self._stream, facts=self._facts)
+        self._reader.damaged = self.packets_damaged
         if self._tap is not None and demuxer.sound is not None:
             self._sound = SoundDecoder(demuxer.sound, self._tap, self._sound)
         return demuxer

@@ -156,6 +156,11 @@ class SourceUrl:
         return {"protocol_whitelist": facts.protocols, **facts.options}
 
     @property
+    def options_without_audio(self) -> dict[str, str]:
+        """FFmpeg's options that keep sound from being sent to nobody."""
+        return {"allowed_media_types": "video"} if self.kind is SourceKind.RTSP else {}
+
+    @property
     def default_timeout(self) -> tuple[float, float]:
         """Seconds to wait for the opening, and for more data."""
         return _OPEN_TIMEOUT, _FACTS[self.kind].read_timeout

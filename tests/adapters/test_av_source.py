@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 
+import av
 import pytest
 
 from deepio_adapters import access_units, av_source
@@ -179,6 +180,22 @@ def test_packets_begin_with_a_keyframe(clip: Path, tmp_path: Path) -> None:
     source.open()
     assert counters(taken(source, 12)) == list(range(12, 24))
     assert getattr(source, "packets_skipped", 0) == 11
+
+
+def test_a_packet_whose_lengths_are_wrong_is_left_out(clip: Path, tmp_path: Path) -> None:
+    with av.open(str(clip)) as container:
+        third = [packet for packet in container.demux(video=0) if packet.size][2]
+        assert third.pos is not None
+        at = third.pos
+    data = bytearray(clip.read_bytes())
+    data[at : at + 4] = b"\xff" * 4
+    (tmp_path / "damaged.mp4").write_bytes(data)
+    source = parse_source(tmp_path / "damaged.mp4")
+    source.open()
+    packets = taken(source, 24)
+    assert [round(packet.pts * 25) for packet in packets] == [0, 1, *range(3, 25)]
+    assert counters(packets[11:]) == list(range(12, 25))
+    assert getattr(source, "packets_damaged", 0) == 1
 
 
 def test_a_stream_without_keyframes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
