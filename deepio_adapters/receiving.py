@@ -185,10 +185,10 @@ class VideoReceiver:
         offset = self._clock.offset
         if send_time is None or offset is None:
             return
-        # Which of the times with these lower digits it is, the sender's reports say.
-        about = now - offset
-        seconds = send_time / (1 << 18) - NTP_EPOCH % SEND_TIME_SPAN
-        sent_at = about + (seconds - about + SEND_TIME_SPAN / 2) % SEND_TIME_SPAN - SEND_TIME_SPAN / 2
+        # Which of the times with these lower digits it is, the sender's reports say. (Those of NTP are those of Unix
+        # time: both began at full spans.)
+        about, lower = now - offset, send_time / (1 << 18)
+        sent_at = about + (lower - about + SEND_TIME_SPAN / 2) % SEND_TIME_SPAN - SEND_TIME_SPAN / 2
         self._clock.on_message(sent_at, self._engine.counters.round_trip, now)
 
     def _captured_at(self, frame: CodedFrame) -> float | None:
