@@ -114,7 +114,7 @@ def _written(name: str, value: Any) -> JSON:
     plain: JSON = value
     if name == "source" and not _is_place(plain):
         raise LocalProtocolError(
-            "A source that makes frames cannot travel to a worker process.",
+            "A source that is made by the application cannot travel to a worker process.",
             remedy="Give a path, a URL or a device, or run the stream in a Fleet(processes=0).",
         )
     if name == "ssl_context" and plain is not None:

@@ -7,6 +7,7 @@ ends, at the latest after `EXIT_TIMEOUT`. What is said is in `fleet_wire`.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import logging
 import os
@@ -266,6 +267,8 @@ def main() -> None:
     """Run a worker between stdin and stdout."""
     # Ctrl-C goes to every process of a terminal, but it is for the fleet to say when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What crashes FFmpeg is to be found in the fleet's log.
+    faulthandler.enable()
     # Whatever a library reads or prints must not come in between.
     requests, replies = os.dup(0), os.dup(1)
     with open(os.devnull, "rb") as nothing:

@@ -78,8 +78,8 @@ def test_arguments():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"source": lambda: iter(())}, r"makes frames.*processes=0"),
-        ({"source": iter(())}, r"makes frames.*processes=0"),
+        ({"source": lambda: iter(())}, r"made by the application.*processes=0"),
+        ({"source": iter(())}, r"made by the application.*processes=0"),
         ({"ssl_context": object()}, r"ssl_context.*tls_ca"),
         ({"metadata": {1: 2}}, "JSON"),
         ({"key": b"x"}, "JSON"),

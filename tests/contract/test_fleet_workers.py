@@ -156,7 +156,7 @@ async def refusals(fleet, core):
     before = dict(fleet.streams)
     cases: list[tuple[dict[str, Any], Any, str]] = [
         ({"source": "/nowhere.mp4"}, SourceError, "no file /nowhere.mp4"),
-        ({"source": lambda: iter(())}, LocalProtocolError, r"makes frames.*processes=0"),
+        ({"source": lambda: iter(())}, LocalProtocolError, r"made by the application.*processes=0"),
         ({"source": None, "ssl_context": object()}, LocalProtocolError, r"ssl_context.*tls_ca"),
         ({"source": None, "video": "both"}, LocalProtocolError, "video mode"),
         ({"source": None, "process": 2}, LocalProtocolError, r"process 2.*0 to 1"),
