@@ -134,6 +134,12 @@ class EngineConfig:
     """Bytes that may wait to be sent over the data channel: more than a minute of results. What comes on top is
     dropped and counted: a far side that takes nothing for so long will not want it."""
 
+    def __post_init__(self) -> None:
+        if not self.keep_frames >= 0:
+            raise LocalProtocolError(
+                f"Frames cannot be kept for {self.keep_frames} s.", remedy="Give seconds, or 0 to keep none."
+            )
+
     @property
     def wants_video(self) -> bool:
         """True if the far side's video is to be received."""

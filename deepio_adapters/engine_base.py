@@ -12,7 +12,6 @@ import dataclasses
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -22,8 +21,7 @@ from deepio_adapters.engine import EngineConfig, EngineEffect, EngineStats, Repo
 from deepio_adapters.engine_room import EngineRoomError
 from deepio_adapters.feed import Feed, MediaFeed
 from deepio_adapters.frames import ReceivedFrame
-from deepio_adapters.kept_frames import KeptFrames
-from deepio_adapters.pairing import SentLog
+from deepio_adapters.pairing import sent_log
 from deepio_adapters.recording import Recorder
 from deepio_adapters.slots import LatestSlot
 from deepio_core.errors import RemoteProtocolError
@@ -336,7 +334,7 @@ class EngineBase(ABC):
             self.feed = config.shared.lease()
         elif config.source is not None:
             self.feed = MediaFeed(config.source, fresh=config.fresh_source)
-        self._sent_frames = SentLog(self._kept_frames(), lambda: self.counters.round_trip)
+        self.sent_frames = sent_log(self.feed, config.keep_frames, lambda: self.counters.round_trip)
         self._report = report
         self._frames: LatestSlot[ReceivedFrame] = LatestSlot()
         self._recorder = Recorder(config.media_sink) if config.media_sink is not None else None
@@ -364,11 +362,6 @@ class EngineBase(ABC):
     def frames(self) -> LatestSlot[ReceivedFrame]:
         """The newest frame received, over all negotiations; closed with the engine."""
         return self._frames
-
-    @property
-    def sent_frames(self) -> SentLog:
-        """The frames sent over the newest connection; whoever sends one tells it."""
-        return self._sent_frames
 
     async def open(self) -> None:
         """Opens the source, and begins to load; on asyncio or trio.
@@ -459,13 +452,6 @@ class EngineBase(ABC):
             self.sent_frames.pause()
             self._idle.set()
         self.tell(EngineClosed(negotiation=negotiation.number))
-
-    def _kept_frames(self) -> KeptFrames | None:
-        feed, seconds = self.feed, self.config.keep_frames
-        if feed is None or seconds <= 0:
-            return None
-        # Of a source that has ended no other one begins only to be kept.
-        return KeptFrames(seconds, partial(feed.subscribe_frames, begin=False), feed.unsubscribe)
 
     def _load_later(self) -> None:
         asyncio.get_running_loop().call_later(LOAD_AFTER, self._begin_to_load)

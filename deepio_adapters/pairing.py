@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import TYPE_CHECKING
 
+from deepio_adapters.kept_frames import KeptFrames
 from deepio_core.media.pairing import Pairing, SentFrames
 from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from deepio_adapters.kept_frames import KeptFrames
+    from deepio_adapters.feed import Feed
     from deepio_adapters.sources import SourceFrame
     from deepio_core.messages import DataMessage
 
-__all__ = ["Result", "SentLog"]
+__all__ = ["Result", "SentLog", "sent_log"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,3 +88,12 @@ class SentLog:
         if self._kept is None or result.captured_at is None:
             return None
         return self._kept.find(result.captured_at)
+
+
+def sent_log(feed: Feed | None, keep_frames: float, round_trip: Callable[[], float | None]) -> SentLog:
+    """Makes the log of an engine that sends this feed, if any, and keeps its frames for so many seconds, 0 for none."""
+    if feed is None or keep_frames <= 0:
+        return SentLog(None, round_trip)
+    # Of a source that has ended no other one begins only to be kept.
+    subscribe = functools.partial(feed.subscribe_frames, begin=False)
+    return SentLog(KeptFrames(keep_frames, subscribe, feed.unsubscribe), round_trip)

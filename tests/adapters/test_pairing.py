@@ -11,6 +11,7 @@ from deepio_adapters.pairing import SentLog
 from deepio_adapters.streams import QUEUE_LIMIT
 from deepio_adapters.test_pattern import read_counter
 from deepio_core import outputs
+from deepio_core.errors import LocalProtocolError
 from deepio_core.messages import DataMessage
 from tests.adapters.test_client import make
 from tests.engines import pattern
@@ -60,6 +61,12 @@ def test_the_network_tells_the_round_trip_that_no_result_does():
     log = SentLog(round_trip=lambda: 0.4)
     log.sent(10.0, 10.0)
     assert log.pair(DataMessage(raw=data(10.21, 10.4, round_trip=0)), 10.6).captured_at == 10.0
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_frames_cannot_be_kept_for_less_than_no_time(seconds):
+    with pytest.raises(LocalProtocolError, match="cannot be kept"):
+        EngineConfig(keep_frames=seconds)
 
 
 async def answers(far: Any, count: int) -> list[int]:
