@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import subprocess
 import sys
@@ -52,7 +51,8 @@ class WorkerProcess:
         self._requests: deque[bytes] = deque()  # as many as callers wait for replies
         self._changed = anyio.Event()
         self._ended = anyio.Event()
-        self._heard = -math.inf
+        # In looks, not by the clock: an application that blocks its loop hears nothing, which is no fault of the worker.
+        self._silent = 0
         self._why: str | None = None
         self.pid: int | None = None
         """Its process id, while it runs."""
@@ -101,7 +101,6 @@ class WorkerProcess:
         assert process.stdin is not None, "asked for"
         assert process.stdout is not None, "asked for"
         assert process.stderr is not None, "asked for"
-        self._heard = anyio.current_time()
         # A cancellation must not reach what listens before the goodbyes are said: a full pipe would hold them up.
         listening = anyio.CancelScope(shield=True)
         async with anyio.create_task_group() as tasks:
@@ -135,7 +134,7 @@ class WorkerProcess:
         lines = LineReader()
         try:
             async for data in out:
-                self._heard = anyio.current_time()
+                self._silent = 0
                 for line in lines.feed(data):
                     self._on_line(json.loads(line))
         except (FleetError, KeyError, TypeError, ValueError):
@@ -179,7 +178,8 @@ class WorkerProcess:
     async def _watch(self, process: Process) -> None:
         while True:
             await anyio.sleep(LOOK_INTERVAL)
-            if anyio.current_time() - self._heard > SILENCE:
+            self._silent += 1
+            if self._silent * LOOK_INTERVAL > SILENCE:
                 self._kill(process, f"it was silent for {SILENCE:.0f} s")
 
     def _kill(self, process: Process, why: str) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from deepio_adapters.fleet import (
     StreamRetrying,
     StreamStarted,
 )
+from deepio_adapters.fleet_process import WorkerProcess
 from deepio_adapters.sources import SourceError
 from deepio_core.errors import LocalProtocolError
 from deepio_core.media.options import VideoOptions
@@ -202,6 +204,30 @@ async def test_a_worker_that_does_not_come_up_is_an_error(python, caplog, script
                 pytest.fail("it has come up")
     if "broken" in script:
         assert "worker 0: it is broken" in caplog.text
+
+
+async def test_an_application_that_blocks_loses_no_worker_and_one_that_does_not_end_is_killed(
+    python, monkeypatch, caplog
+):
+    python("""while echo '{"kind": "status"}'; do sleep 0.05; done""")
+    monkeypatch.setattr(fleet_process, "LOOK_INTERVAL", 0.05)
+    monkeypatch.setattr(fleet_process, "SILENCE", 0.6)
+    monkeypatch.setattr(fleet_process, "LEAVE_TIMEOUT", 0.1)
+    heard: list[Any] = []
+    process = WorkerProcess(7, heard.append)
+    with anyio.fail_after(BOUND):
+        async with nothing_left_soon(), anyio.create_task_group() as tasks:
+            tasks.start_soon(process.run)
+            for _ in range(2):
+                heard.clear()
+                while not heard:  # noqa: ASYNC110 - nobody tells
+                    await anyio.sleep(0.01)
+                assert process.pid is not None
+                assert "killed" not in caplog.text
+                time.sleep(0.8)  # noqa: ASYNC251 - the application blocks
+            tasks.cancel_scope.cancel()
+    assert process.pid is None
+    assert "process 7 is killed: it did not end" in caplog.text
 
 
 async def test_a_python_that_cannot_be_run_is_an_error(monkeypatch):
