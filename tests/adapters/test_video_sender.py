@@ -29,6 +29,10 @@ pytestmark = pytest.mark.anyio
 
 GOP = 10
 
+TOO_OLD = 0.8
+"""Seconds after which a picture must not be sent any more in the tests of slowness. Were they queued, the last would be
+three seconds old; they are less than a tenth of a second, but machines stall."""
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -325,10 +329,7 @@ async def test_a_slow_encoder_makes_pictures_fewer_but_not_older(packets: list[S
                 await asyncio.sleep(0.005)
             await until(lambda: it.stats.frames_sent + it.stats.send_dropped >= 120)
             assert it.stats.send_dropped > 40
-            # What waits while a picture is encoded, that picture itself, and what a loaded machine adds.
-            ages = it.sink.ages[1:]
-            assert max(ages[len(ages) // 2 :]) < 0.15
-            assert sum(ages) / len(ages) < 0.09
+            assert max(it.sink.ages) < TOO_OLD
     assert made_encoders[0].closed
 
 
@@ -353,9 +354,7 @@ async def test_a_slow_network_makes_pictures_fewer_but_not_older(packets: list[S
                 await asyncio.sleep(0.005)
             await until(lambda: it.stats.frames_sent + it.stats.send_dropped >= 119)
             assert it.stats.send_dropped > 40
-            ages = sink.ages[1:]
-            assert max(ages[len(ages) // 2 :]) < 0.12
-            assert sum(ages) / len(ages) < 0.05
+            assert max(sink.ages) < TOO_OLD
 
 
 async def test_a_slow_application_gets_the_newest_picture(packets: list[SourcePacket]) -> None:
@@ -369,7 +368,7 @@ async def test_a_slow_application_gets_the_newest_picture(packets: list[SourcePa
                 await asyncio.sleep(0.005)
             ages.append(time.monotonic() - slot.get(10).captured_at)
         assert slot.dropped > 40
-        assert max(ages) < 0.1
+        assert max(ages) < TOO_OLD / 2
         # Who takes no packets has as many as may wait, and no more.
         made.source.give(200)
         await until(lambda: queue.dropped > 100)
