@@ -51,7 +51,7 @@ class WorkerProcess:
         self._requests: deque[bytes] = deque()  # as many as callers wait for replies
         self._changed = anyio.Event()
         self._ended = anyio.Event()
-        # In looks, not by the clock: an application that blocks its loop hears nothing, which is no fault of the worker.
+        # In looks, not by the clock: an application that blocks hears nothing, which is no fault of the worker.
         self._silent = 0
         self._why: str | None = None
         self.pid: int | None = None
