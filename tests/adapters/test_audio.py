@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import anyio
 import av
 import numpy as np
 import pytest
 
-from deepio_adapters.audio import BLOCK, MAX_BLOCKS, AudioBlock, AudioQueue, AudioTap
+from deepio_adapters.audio import BLOCK, MAX_BLOCKS, AudioBlock, AudioQueue, AudioTap, SoundDecoder
 from deepio_adapters.slots import SlotClosedError
 from deepio_adapters.sources import Source, SourceError, parse_source
 from tests.clips import build
@@ -182,3 +184,73 @@ def test_a_tap_that_is_closed_gives_closed_queues() -> None:
         with pytest.raises(SlotClosedError):
             asyncio.run(queue.aget())
     assert not tap.wanted
+
+
+# --- Where blocks are placed
+
+
+class Speaker:
+    """A stream whose packets are the times, in blocks, at which sound of 20 ms begins."""
+
+    time_base = Fraction(1, 48_000)
+
+    def __init__(self, *, stamped: bool = True) -> None:
+        self.codec_context = self
+        self.thread_count = 0
+        self.stamped = stamped
+
+    def decode(self, packet: Any) -> list[av.AudioFrame]:
+        frame = av.AudioFrame(format="s16", layout="stereo", samples=BLOCK)
+        frame.sample_rate = 48_000
+        if self.stamped:
+            frame.pts, frame.time_base = packet * BLOCK, self.time_base
+        return [frame]
+
+
+def played(decoder: SoundDecoder, queue: AudioQueue, times: list[int], **shift: Any) -> list[tuple[int, float]]:
+    """Time stamps in blocks, and due times."""
+    got: list[tuple[int, float]] = []
+    cast(Any, queue).put = lambda b: got.append(((b.frame.pts or 0) // BLOCK, b.due))
+    for number in times:
+        decoder.decode(cast(Any, number), **shift)
+    return got
+
+
+def test_sound_is_placed_beside_the_pictures() -> None:
+    tap = AudioTap()
+    queue = tap.subscribe()
+    decoder = SoundDecoder(cast(Any, Speaker()), tap)
+    # The pictures are 1 s ahead of the medium, and its zero is due at 100 s.
+    got = played(decoder, queue, [0, 1, 2], to_pts=1.0, to_due=100.0)
+    assert [at for at, _ in got] == [50, 51, 52]
+    assert [due for _, due in got] == pytest.approx([100.0, 100.02, 100.04])
+    # A hole stays one, and what would sound over what was heard is left out.
+    assert [at for at, _ in played(decoder, queue, [10, 11, 3, 12], to_pts=1.0, to_due=100.0)] == [60, 61, 62]
+    assert decoder.overlapped == 1
+
+
+def test_sound_that_is_off_by_little_has_no_seams() -> None:
+    tap = AudioTap()
+    queue = tap.subscribe()
+    decoder = SoundDecoder(cast(Any, Speaker()), tap)
+    assert [at for at, _ in played(decoder, queue, [0, 1, 3, 4, 4, 5], to_pts=0.0, to_due=0.0)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_sound_of_the_next_opening_goes_on() -> None:
+    tap = AudioTap()
+    queue = tap.subscribe()
+    first = SoundDecoder(cast(Any, Speaker()), tap)
+    played(first, queue, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], to_pts=0.0, to_due=0.0)
+    second = SoundDecoder(cast(Any, Speaker()), tap, first)
+    # The pictures begin again 0.1 s after the beginning, which the sound of the first round has gone beyond.
+    assert [at for at, _ in played(second, queue, list(range(8)), to_pts=0.1, to_due=0.1)] == [10, 11, 12, 13, 14, 15]
+    assert second.overlapped == 2
+
+
+def test_sound_without_times_follows_on_and_is_live_at_once() -> None:
+    tap = AudioTap()
+    queue = tap.subscribe()
+    decoder = SoundDecoder(cast(Any, Speaker(stamped=False)), tap)
+    got = played(decoder, queue, [0, 0, 0], to_pts=0.0, to_due=None)
+    assert [at for at, _ in got] == [0, 1, 2]
+    assert got[0][1] == pytest.approx(time.monotonic(), abs=1.0)

@@ -57,6 +57,8 @@ def test_h264_comes_as_it_is_sent(name: str) -> None:
         b_slices = b_slices or h264.has_b_slice(packet.data)
         assert packet.stream is stream
     source.close()
+    profiles = {"baseline": 66, "main": 77, "high,": 100, "4:4:4": 244}
+    assert next((number for word, number in profiles.items() if word in name), None) in {None, stream.profile}
     assert stream.b_frames is b_slices is ("B-frames" in name)
     assert stream.interlaced is ("interlaced" in name)
     assert (stream.rotation != 0) is ("rotated" in name)
