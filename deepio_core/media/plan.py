@@ -44,11 +44,13 @@ LOW_LOSS: Final = 0.02
 LOSS_TIME: Final = 3.0
 """Seconds of high loss after which we stop copying: a burst of errors passes sooner."""
 
-SHORT_OF: Final = 0.8
-"""Part of the source's bitrate below which an estimate of the path is too little."""
+SHORT_OF: Final = 0.7
+"""Part of the source's bitrate below which an estimate of the path is too little. Each alarm of an estimator lowers it
+to 0.85 of what arrives (draft-ietf-rmcat-gcc-02 section 5.5), and a busy machine is enough for an alarm."""
 
-SHORT_TIME: Final = 5.0
-"""Seconds of such estimates after which we stop copying: aiortc's estimator takes some to recover from an alarm."""
+SHORT_TIME: Final = 10.0
+"""Seconds of such estimates after which we stop copying: aiortc's takes some six to recover from a false alarm, and to
+encode for nothing would make a busy machine busier. Where the path is really too narrow, losses tell sooner."""
 
 SPARE: Final = 1.1
 """Part of the source's bitrate that an estimate must reach before we copy again."""
