@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from deepio_adapters.fleet_host import Host, MakeStreamIO
     from deepio_adapters.fleet_workers import WorkerHost
+    from deepio_adapters.pairing import Result
     from deepio_core.jsontext import JSON
 
 __all__ = [
@@ -133,6 +134,7 @@ class Fleet:
         self._event_handlers: list[FleetEventHandler] = []
         self._messages: WeakSet[FairStream[Message]] = WeakSet()
         self._events: WeakSet[FairStream[FleetEvent]] = WeakSet()
+        self._results: WeakSet[FairStream[Result]] = WeakSet()
 
     # --- The life ----------------------------------------------------------------------------------------------
 
@@ -175,18 +177,32 @@ class Fleet:
                 messages.close()
             for events in list(self._events):
                 events.close()
+            for results in list(self._results):
+                results.close()
 
     async def _begin(self, tasks: TaskGroup) -> None:
         if not self.processes:
             self._local = LocalHost(
-                tasks, tell=self._tell, on_message=self._on_message, delay=self._delay, make=self._make
+                tasks,
+                tell=self._tell,
+                on_message=self._on_message,
+                on_result=self._on_result,
+                delay=self._delay,
+                make=self._make,
             )
             return
         from deepio_adapters.fleet_workers import WorkerHost
 
         level = logging.getLogger("deepio_adapters").getEffectiveLevel()
         self._workers = [
-            WorkerHost(number, tell=self._tell, on_message=self._on_message, delay=self._delay, log_level=level)
+            WorkerHost(
+                number,
+                tell=self._tell,
+                on_message=self._on_message,
+                on_result=self._on_result,
+                delay=self._delay,
+                log_level=level,
+            )
             for number in range(self.processes)
         ]
         errors: list[FleetError] = []
@@ -273,6 +289,20 @@ class Fleet:
         """
         return self._register(FairStream(), self._messages)
 
+    def results(self) -> FairStream[Result]:
+        """The results of all streams from now on, each with when its frame was taken, as pairs of name and result.
+
+        They are messages too. Frames that are kept (`keep_frames`) come with them from this process, but not from
+        workers. Each consumer has its own queue, as for messages.
+
+        Raises:
+            LocalProtocolError: The fleet does not run.
+        """
+        _ = self._running
+        for host in [self._local] if self._local is not None else self._workers:
+            host.want_results()
+        return self._register(FairStream(), self._results)
+
     def events(self) -> FairStream[FleetEvent]:
         """What happens to the streams from now on, to be read by `async for` as pairs of name and event.
 
@@ -310,6 +340,7 @@ class Fleet:
             messages_dropped=sum(one.messages_dropped for one in stats)
             + sum(messages for messages, _ in dropped)
             + sum(stream.dropped for stream in self._messages)
+            + sum(stream.dropped for stream in self._results)
             + handled,
             events_dropped=sum(events for _, events in dropped) + sum(stream.dropped for stream in self._events),
             restarts=sum(status.restarts for status in statuses),
@@ -365,6 +396,10 @@ class Fleet:
         member = self._members.get(name)
         if self._data_handlers and member is not None:
             member.handled.put(message)
+
+    def _on_result(self, name: str, result: Result) -> None:
+        for stream in self._results:
+            stream.put(name, result)
 
     async def _serve(self, name: str, member: _Member) -> None:
         """Call the handlers with the messages of one stream."""

@@ -31,10 +31,21 @@ from deepio_core.outputs import Cause
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
+    from deepio_adapters.pairing import Result
     from deepio_core.jsontext import JSON
     from deepio_core.messages import Message
 
-__all__ = ["Backoff", "Host", "LocalHost", "MakeStreamIO", "OnMessage", "StreamIO", "Tell", "current_stream"]
+__all__ = [
+    "Backoff",
+    "Host",
+    "LocalHost",
+    "MakeStreamIO",
+    "OnMessage",
+    "OnResult",
+    "StreamIO",
+    "Tell",
+    "current_stream",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +80,9 @@ Tell: TypeAlias = Callable[[FleetEvent], object]
 OnMessage: TypeAlias = Callable[[str, "Message"], object]
 """Takes a stream's name and a message of its remote peer."""
 
+OnResult: TypeAlias = Callable[[str, "Result"], object]
+"""Takes a stream's name and a result with the frame it belongs to."""
+
 current_stream: ContextVar[str | None] = ContextVar("current_stream", default=None)
 """Name of the stream that a task works for, for logs."""
 
@@ -98,6 +112,10 @@ class Host(Protocol):
         Raises:
             LocalProtocolError: The metadata is not JSON, or too large.
         """
+        ...
+
+    def want_results(self) -> None:
+        """Give each result with the frame it belongs to, from now on."""
         ...
 
     def status(self, name: str) -> StreamStatus:
@@ -132,18 +150,28 @@ class LocalHost:
         tasks: Where they run; cancelling it ends them side by side, each with its goodbyes.
         tell: Takes what happens to them.
         on_message: Takes their messages.
+        on_result: Takes their results, once somebody wants them.
         delay: Seconds before the first restart of a stream.
         make: Makes their DeepIO.
     """
 
     def __init__(
-        self, tasks: TaskGroup, *, tell: Tell, on_message: OnMessage, delay: float, make: MakeStreamIO = StreamIO
+        self,
+        tasks: TaskGroup,
+        *,
+        tell: Tell,
+        on_message: OnMessage,
+        on_result: OnResult,
+        delay: float,
+        make: MakeStreamIO = StreamIO,
     ) -> None:
         self._tasks = tasks
         self._tell = tell
         self._on_message = on_message
+        self._on_result = on_result
         self._delay = delay
         self._make = make
+        self._results_wanted = False
         self._streams: dict[str, _Stream] = {}
 
     async def add(self, name: str, arguments: Mapping[str, Any], restart: Restart, *, again: bool = False) -> None:
@@ -158,6 +186,8 @@ class LocalHost:
         """
         deep = self._make(**arguments)
         stream = _Stream(name, deep, restart, self._tell, self._on_message, Backoff(self._delay))
+        if self._results_wanted:
+            stream.want_results(self._on_result)
         self._streams[name] = stream
         self._tasks.start_soon(stream.run, again)
         try:
@@ -183,6 +213,13 @@ class LocalHost:
     async def send_metadata(self, name: str, metadata: JSON) -> None:
         """Send new metadata; see `Host`."""
         self._streams[name].send_metadata(metadata)
+
+    def want_results(self) -> None:
+        """Give each result from now on; see `Host`."""
+        if not self._results_wanted:
+            self._results_wanted = True
+            for stream in self._streams.values():
+                stream.want_results(self._on_result)
 
     def status(self, name: str) -> StreamStatus:
         """How a stream is."""
@@ -234,6 +271,14 @@ class _Stream:
             last_error=self._last_error,
             restarts=self._restarts,
         )
+
+    def want_results(self, on_result: OnResult) -> None:
+        """Give each result from now on, over all starts."""
+
+        def take(result: Result) -> None:
+            on_result(self.name, result)
+
+        self._deep.add_result_handler(take)
 
     def send_metadata(self, metadata: JSON) -> None:
         """Send new metadata, or remember it for the next start."""

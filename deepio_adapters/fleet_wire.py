@@ -28,11 +28,13 @@ from deepio_adapters.fleet_records import (
     StreamStateChanged,
     StreamStatus,
 )
+from deepio_adapters.pairing import Result
 from deepio_adapters.recording import RecordingError
 from deepio_adapters.source_urls import SourceError
 from deepio_core.errors import AddressError, DeepIOError, LocalProtocolError
 from deepio_core.jsontext import JSON, encode
 from deepio_core.media.options import VideoOptions
+from deepio_core.messages import DataMessage, parse_message
 from deepio_core.outputs import Cause
 from deepio_core.states import PeerState
 
@@ -41,11 +43,13 @@ __all__ = [
     "read_arguments",
     "read_error",
     "read_event",
+    "read_result",
     "read_status",
     "write_arguments",
     "write_error",
     "write_event",
     "write_line",
+    "write_result",
     "write_status",
 ]
 
@@ -172,6 +176,33 @@ def write_error(error: DeepIOError) -> dict[str, JSON]:
 def read_error(written: Mapping[str, Any]) -> DeepIOError:
     """Undo `write_error`: an error of the same class, if it is one that opening a stream raises."""
     return _ERRORS.get(written["type"], DeepIOError)(written["message"], remedy=written["remedy"])
+
+
+# --- Results ---------------------------------------------------------------------------------------------------
+
+
+def write_result(result: Result) -> dict[str, JSON]:
+    """A result as JSON; its frame stays where it is."""
+    return {
+        "kind": "result",
+        "raw": dict(result.message.raw),
+        "captured_at": result.captured_at,
+        "uncertainty": result.uncertainty,
+        "age": result.age,
+    }
+
+
+def read_result(written: Mapping[str, Any]) -> Result:
+    """Undo `write_result`. Monotonic clocks are the same in all processes of a machine."""
+    message = parse_message(written["raw"])
+    if not isinstance(message, DataMessage):
+        raise ValueError("a result is a data message")
+    return Result(
+        message=message,
+        captured_at=written["captured_at"],
+        uncertainty=written["uncertainty"],
+        age=written["age"],
+    )
 
 
 # --- Events and statuses ---------------------------------------------------------------------------------------

@@ -30,8 +30,10 @@ from deepio_adapters.fleet_wire import (
     write_error,
     write_event,
     write_line,
+    write_result,
     write_status,
 )
+from deepio_adapters.pairing import Result
 from deepio_adapters.slots import waker
 from deepio_core.errors import DeepIOError
 
@@ -77,7 +79,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._replies: deque[Mapping[str, Any]] = deque()
         self._events: FairQueue[FleetEvent] = FairQueue()
-        self._messages: FairQueue[Message] = FairQueue()
+        self._messages: FairQueue[Message | Result] = FairQueue()
         self._status: Mapping[str, Any] | None = None
         self._writing = False
         self.broken = False
@@ -104,6 +106,12 @@ class Outbox:
         """Send a message of a stream's remote peer."""
         with self._changed:
             self._messages.put(name, message)
+            self._changed.notify_all()
+
+    def result(self, name: str, result: Result) -> None:
+        """Send a result of a stream, with what is known of its frame; the frame itself stays here."""
+        with self._changed:
+            self._messages.put(name, result)
             self._changed.notify_all()
 
     def status(self, status: Mapping[str, Any]) -> None:
@@ -151,8 +159,14 @@ class Outbox:
             if not self._messages:
                 break
             name, message = self._messages.take()
-            batch.append({"kind": "message", "name": name, "raw": message.raw})
+            batch.append(
+                {"name": name, **write_result(message)} if isinstance(message, Result) else _message(name, message)
+            )
         return batch
+
+
+def _message(name: str, message: Message) -> Mapping[str, Any]:
+    return {"kind": "message", "name": name, "raw": message.raw}
 
 
 class Worker:
@@ -182,10 +196,18 @@ class Worker:
                     # The first one has the settings of all.
                     set_up_logging(request["log_level"])
                     host = LocalHost(
-                        streams, tell=self._outbox.event, on_message=self._outbox.message, delay=request["delay"]
+                        streams,
+                        tell=self._outbox.event,
+                        on_message=self._outbox.message,
+                        on_result=self._outbox.result,
+                        delay=request["delay"],
                     )
+                    if request["results"]:
+                        host.want_results()
                     streams.start_soon(self._tell_status, host)
                     self._outbox.reply({"kind": "hello", "pid": os.getpid()})
+                elif request["kind"] == "results":
+                    host.want_results()
                 else:
                     streams.start_soon(self._perform, host, request)
             streams.cancel_scope.cancel()

@@ -24,7 +24,7 @@ from deepio_adapters.fleet_records import (
     StreamStateChanged,
     StreamStatus,
 )
-from deepio_adapters.fleet_wire import read_error, read_event, read_status, write_arguments
+from deepio_adapters.fleet_wire import read_error, read_event, read_result, read_status, write_arguments
 from deepio_adapters.groups import unwrapped
 from deepio_core.errors import DeepIOError
 from deepio_core.jsontext import encode
@@ -35,7 +35,7 @@ from deepio_core.states import PeerState
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
-    from deepio_adapters.fleet_host import OnMessage, Tell
+    from deepio_adapters.fleet_host import OnMessage, OnResult, Tell
     from deepio_adapters.fleet_records import FleetEvent, Restart
     from deepio_core.jsontext import JSON
 
@@ -72,15 +72,26 @@ class WorkerHost:
         number: Number of the process in the fleet.
         tell: Takes what happens to the streams.
         on_message: Takes their messages.
+        on_result: Takes their results, once somebody wants them.
         delay: Seconds before the first restart of a stream, or of the process.
         log_level: From which level on the worker logs.
     """
 
-    def __init__(self, number: int, *, tell: Tell, on_message: OnMessage, delay: float, log_level: int) -> None:
+    def __init__(
+        self,
+        number: int,
+        *,
+        tell: Tell,
+        on_message: OnMessage,
+        on_result: OnResult,
+        delay: float,
+        log_level: int,
+    ) -> None:
         self._number = number
         self._tell = tell
         self._on_message = on_message
-        self._settings = {"kind": "settings", "delay": delay, "log_level": log_level}
+        self._on_result = on_result
+        self._settings = {"kind": "settings", "delay": delay, "log_level": log_level, "results": False}
         self._backoff = Backoff(delay)
         self._remotes: dict[str, _Remote] = {}
         self._replies: dict[int, _Reply] = {}  # as many as callers wait
@@ -203,6 +214,13 @@ class WorkerHost:
         if name in self._remotes:
             self._remotes[name].arguments["metadata"] = metadata
 
+    def want_results(self) -> None:
+        """Give each result from now on; see `fleet_host.Host`."""
+        if not self._settings["results"]:
+            self._settings["results"] = True
+            if self._process is not None:
+                self._process.send({"kind": "results"})
+
     def status(self, name: str) -> StreamStatus:
         """How a stream is, as was told last."""
         return self._remotes[name].status
@@ -238,6 +256,8 @@ class WorkerHost:
         match line["kind"]:
             case "message":
                 self._on_message(line["name"], parse_message(line["raw"]))
+            case "result":
+                self._on_result(line["name"], read_result(line))
             case "event":
                 self._on_event(read_event(line))
             case "status":

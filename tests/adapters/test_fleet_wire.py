@@ -27,17 +27,21 @@ from deepio_adapters.fleet_wire import (
     read_arguments,
     read_error,
     read_event,
+    read_result,
     read_status,
     write_arguments,
     write_error,
     write_event,
     write_line,
+    write_result,
     write_status,
 )
 from deepio_adapters.link import LinkError
+from deepio_adapters.pairing import Result
 from deepio_adapters.sources import SourceError
 from deepio_core.errors import AddressError, DeepIOError, LocalProtocolError
 from deepio_core.media.options import VideoOptions
+from deepio_core.messages import DataMessage, parse_message
 from deepio_core.outputs import Cause
 from deepio_core.states import PeerState
 
@@ -122,6 +126,16 @@ def test_statuses(stats):
         restarts=2,
     )
     assert read_status(over(write_status(status))) == status
+
+
+def test_results():
+    message = parse_message({"type": "data", "rec_time": 1.5, "objects": [{"pid": "ä"}]})
+    assert isinstance(message, DataMessage)
+    result = read_result(over(write_result(Result(message=message, captured_at=3.5, uncertainty=0.25, age=None))))
+    assert result.message.raw == message.raw
+    assert (result.captured_at, result.uncertainty, result.age, result.frame) == (3.5, 0.25, None, None)
+    with pytest.raises(ValueError, match="data message"):
+        read_result({"raw": {"type": "metadata"}})
 
 
 @pytest.mark.parametrize("kind", [LocalProtocolError, AddressError, SourceError, FleetError])

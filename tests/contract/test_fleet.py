@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import anyio
 import numpy as np
@@ -138,6 +139,26 @@ async def test_messages_come_with_the_name_of_their_stream_and_are_counted(memor
     with anyio.fail_after(BOUND):
         assert [pair async for pair in messages] == []  # it has ended with the fleet
         assert [pair async for pair in fleet.messages()] == []
+
+
+async def test_results_come_with_the_name_of_their_stream_once_they_are_wanted(memory, make_fleet):
+    data: Any = {"type": "data", "rec_time": 1.5, "objects": []}
+    async with far_side(memory) as later, two(memory, make_fleet) as (fleet, told, one, other):
+        results, more = fleet.results(), fleet.results()
+        await fleet.add("later", server_address=memory.server, source=None, remotePeerId=later.id)
+        await told.connected("later")
+        await later.until(Connected)
+        for name, far in (("one", one), ("other", other), ("later", later)):
+            await far.client.send({"type": "no result"})
+            await far.client.send({**data, "of": name})
+            for stream in (results, more):
+                with anyio.fail_after(BOUND):
+                    got, result = await anext(stream)
+                assert (got, result.message.raw) == (name, {**data, "of": name})
+    with anyio.fail_after(BOUND):
+        assert [pair async for pair in results] == []
+    with pytest.raises(LocalProtocolError, match="does not run"):
+        fleet.results()
 
 
 async def test_a_handler_that_never_ends_holds_up_its_own_stream_alone(memory, make_fleet):

@@ -73,7 +73,7 @@ async def test_streams_are_spread_over_processes_of_which_one_is_killed(core, ca
     async with nothing_left_soon():
         async with Fleet(2, restart_delay=0.05) as fleet:
             told = Told(fleet)
-            messages = fleet.messages()
+            messages, results = fleet.messages(), fleet.results()
             names = [f"cam{number}" for number in range(4)]
 
             async def add(number):
@@ -112,6 +112,7 @@ async def test_streams_are_spread_over_processes_of_which_one_is_killed(core, ca
             assert phases == dict.fromkeys(lost, StreamPhase.WAITING)
             await told.connected(*lost)
             await results_of(messages, set(lost))
+            await frames_of(results, set(lost))
             for name in names:
                 status = fleet.streams[name]
                 assert (status.state, status.phase) == (PeerState.CONNECTED, StreamPhase.RUNNING)
@@ -150,6 +151,15 @@ async def results_of(messages, names):
         while names:
             name, message = await anext(messages)
             if message.raw.get("type") == "data":
+                names.discard(name)
+
+
+async def frames_of(results, names):
+    """Wait for results of these streams for which it is known when their frame was taken."""
+    with anyio.fail_after(BOUND):
+        while names:
+            name, result = await anext(results)
+            if result.captured_at is not None and result.captured_at > time.monotonic() - 1:
                 names.discard(name)
 
 
