@@ -345,7 +345,9 @@ def scan(reader: AccessUnitReader) -> tuple[list[AccessUnit], dict[str, Any]]:
         # The last GOP is as long as has been seen at least.
         facts["gop"] = max(b - a for a, b in pairwise([*starts, times[-1] + step]))
     if len(times) > 1 and times[-1] > times[0]:
-        facts["frame_rate"] = round((len(times) - 1) / (times[-1] - times[0]), 3)
+        rate = (len(times) - 1) / (times[-1] - times[0])
+        if rate <= _MAX_FRAME_RATE:
+            facts["frame_rate"] = round(rate, 3)
     formats = {stream: replace(stream, **facts) for stream in (reader.stream, *(unit.stream for unit in units))}
     reader.stream = formats[reader.stream]
     return [replace(unit, stream=formats[unit.stream]) for unit in units], facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import time
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from deepio_core.media.stream import StreamFormat
 
 __all__ = ["READ_AHEAD", "AvSource"]
+
+_log = logging.getLogger(__name__)
 
 READ_AHEAD = 0.4
 """Seconds that packets of a recording are handed over before they are due, at most."""
@@ -221,7 +224,10 @@ class AvSource(Source):
                 fault = SourceError(f"{self.name} ended.", remedy="Check that the camera or server is still running.")
             if self._reconnector is None:
                 raise fault
+            _log.warning("a source was lost and is opened again: %s", fault.message)
             yield from self._reconnector.reconnect(fault, time.monotonic() - opened, self._open_again)
+            if not self._closed.is_set():
+                _log.info("%s is back", self.name)
             timeline.restart()
 
     def _taken_packets(self, timeline: LiveTimeline) -> Iterator[SourcePacket]:

@@ -229,7 +229,9 @@ def parse_source(
             arrays of shape (height, width, 3) in BGR order, copied when they are taken.
         format: FFmpeg's name of the input format; needed for devices other than `/dev/video*` (`v4l2`,
             `avfoundation`).
-        options: FFmpeg's options for this input; they win over ours.
+        options: FFmpeg's options for this input; they win over ours. Such as `rtsp_transport` ("tcp", which is our
+            default, or "udp"), or for a camera device `video_size` ("1280x720"), `framerate`, and `input_format`
+            ("h264", "mjpeg", "yuyv422": what v4l2 calls them).
         loop: Start again at the end (files and callables; the test pattern has no end).
         frame_rate: Frames per second taken from what makes frames (default 30); media bring their own rate.
         timeout: Seconds to wait at most for the opening, and for more data later; None for what suits the

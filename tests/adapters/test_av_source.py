@@ -234,7 +234,7 @@ def test_a_pipe_is_not_looked_at_beforehand(clip: Path, tmp_path: Path) -> None:
     writer.join()
 
 
-def test_a_camera_over_http_that_breaks_off_is_opened_again() -> None:
+def test_a_camera_over_http_that_breaks_off_is_opened_again(caplog: pytest.LogCaptureFixture) -> None:
     images = [mjpeg_part(number) for number in range(4)]
 
     def answer(handler: object) -> None:
@@ -243,8 +243,9 @@ def test_a_camera_over_http_that_breaks_off_is_opened_again() -> None:
         handler.end_headers()  # type: ignore[attr-defined]
         handler.wfile.write(b"".join(images))  # type: ignore[attr-defined]
 
+    caplog.set_level("INFO", "deepio_adapters.av_source")
     with http_server(answer) as url:
-        source = parse_source(url, reconnect=SOON)
+        source = parse_source(url.replace("//", "//user:hunter2@"), reconnect=SOON)
         info, stream = open_stream(source)
         seen: list[SourcePacket | SourceGap] = []
         for item in source.packets():
@@ -255,7 +256,9 @@ def test_a_camera_over_http_that_breaks_off_is_opened_again() -> None:
     packets = [packet for packet in seen if isinstance(packet, SourcePacket)]
     gaps = [gap for gap in seen if isinstance(gap, SourceGap)]
     assert [gap.attempt for gap in gaps] == [1, 1, 1]
-    assert all("broke off" in gap.reason for gap in gaps)
+    assert all("***@127.0.0.1" in gap.reason and "broke off" in gap.reason for gap in gaps)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"] * 2 + ["WARNING"]
+    assert "hunter2" not in caplog.text
     assert counters(packets)[:4] == [0, 1, 2, 3]
     assert len(packets) >= 9
     assert all(b.pts > a.pts and b.captured_at >= a.captured_at for a, b in pairwise(packets))

@@ -11,6 +11,9 @@ from deepio_adapters.media import SourcePacket
 from deepio_adapters.sources import SourceError, parse_source
 from deepio_adapters.test_pattern import read_counter
 from deepio_core.media import h264
+from deepio_core.media.choice import choose
+from deepio_core.media.far import FarVideo
+from deepio_core.media.options import VideoOptions
 from tests.clips import CLIPS, build
 
 PLAYED = [name for name, clip in CLIPS.items() if clip.fate != "refused"]
@@ -64,6 +67,18 @@ def test_h264_comes_as_it_is_sent(name: str) -> None:
     assert (stream.rotation != 0) is ("rotated" in name)
     assert stream.keyframe_size is not None
     assert (stream.keyframe_size > 140_000) is ("large" in name)
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_the_fate_of_a_clip_follows_from_what_is_found_in_it(name: str) -> None:
+    clip = CLIPS[name]
+    source = parse_source(build(name))
+    stream = source.open().stream
+    source.close()
+    assert stream is not None
+    far = FarVideo(codec="VP8" if clip.codec == "vp8" else "H264", lenient=True)
+    choice = choose(stream, far, VideoOptions())
+    assert choice.copy is (clip.fate == "copy"), choice.reason
 
 
 @pytest.mark.parametrize("name", REFUSED)
