@@ -23,7 +23,7 @@ MAX_PACKETS: Final = 150
 camera sends while who takes it is held up: 2 s even at 60 fps. Older than that, nobody wants it."""
 
 MAX_QUEUED: Final = 8 * 1024 * 1024
-"""Bytes that wait at most: 2 s of 32 Mbit/s, more than any camera sends."""
+"""Bytes that wait at most, in more than one packet: 2 s of 32 Mbit/s, more than any camera sends."""
 
 
 class PacketQueue:
@@ -160,12 +160,18 @@ class PacketQueue:
             return False
         self._items.append(packet)
         self._bytes += len(packet.data)
-        while len(self._items) > self._max_packets or self._bytes > self._max_bytes:
-            # The first packet goes in any case: a keyframe that alone is too much would stay for ever.
+        while self._is_too_much():
             self._make_room(first=True)
         return True
 
+    def _is_too_much(self) -> bool:
+        if len(self._items) <= self._max_packets and self._bytes <= self._max_bytes:
+            return False
+        # One packet may be as large as it likes: an uncompressed picture, say.
+        return sum(isinstance(item, SourcePacket) for item in self._items) > 1
+
     def _make_room(self, *, first: bool) -> None:
+        """Drops up to the next keyframe, if that is what comes `first`, up to the one after it."""
         items, self._items, self._bytes = self._items, deque(), 0
         self._whole = False
         for item in items:

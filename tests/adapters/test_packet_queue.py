@@ -72,17 +72,27 @@ def test_bytes_are_bounded_too() -> None:
     for number in range(3):
         queue.put(packet(number, keyframe=True, size=40))
     assert numbers(queue) == [1, 2]
-    queue.put(packet(3, keyframe=True, size=101))
-    assert numbers(queue) == []
-    assert queue.dropped == 2
-    queue.put(packet(4))
-    assert queue.dropped == 3
+    assert queue.dropped == 1
     for number in (5, 6, 7):
         queue.put(packet(number, keyframe=True, size=50))
     assert isinstance(first := queue.get(), SourcePacket)
     assert first.pts == 6
     queue.put(packet(8, size=50))
     assert numbers(queue) == [7, 8]
+
+
+def test_one_packet_may_be_as_large_as_it_likes() -> None:
+    queue = PacketQueue(max_bytes=100)
+    queue.put(gap(1))
+    for number in range(3):
+        queue.put(packet(number, keyframe=True, size=1000))
+    assert numbers(queue) == [1, 2]
+    queue.put(packet(3, keyframe=True, size=1000))
+    queue.put(packet(4, size=1000))
+    assert numbers(queue) == []
+    assert queue.dropped == 4
+    queue.put(packet(5))
+    assert queue.dropped == 5
 
 
 def test_it_can_follow_on_from_what_came_before() -> None:
@@ -150,9 +160,13 @@ def test_a_consumer_is_told_once_for_all_that_waits() -> None:
 def test_nothing_is_told_of_a_packet_that_is_too_much() -> None:
     told: list[int] = []
     queue = PacketQueue(max_bytes=10)
-    queue.set_on_item(lambda: told.append(1))
     queue.put(packet(0, keyframe=True, size=11))
-    assert told == []
+    queue.set_on_item(lambda: told.append(1))
+    assert told == [1]
+    queue.put(packet(1, size=11))
+    queue.put(packet(2, size=11))
+    assert told == [1]
+    assert queue.take_all() == []
 
 
 def test_a_waiting_thread_gets_the_next_packet_and_the_end() -> None:
