@@ -7,13 +7,14 @@ import anyio
 import pytest
 
 from deepio_adapters.engine import EngineConfig
-from deepio_adapters.pairing import SentLog
+from deepio_adapters.pairing import SentLog, sent_log
 from deepio_adapters.streams import QUEUE_LIMIT
 from deepio_adapters.test_pattern import read_counter
 from deepio_core import outputs
 from deepio_core.errors import LocalProtocolError
 from deepio_core.messages import DataMessage
 from tests.adapters.test_client import make
+from tests.adapters.test_kept_frames import Feed as FakeFeed
 from tests.engines import pattern
 from tests.worlds import BOUND, World, far_side, new_id
 
@@ -61,6 +62,40 @@ def test_the_network_tells_the_round_trip_that_no_result_does():
     log = SentLog(round_trip=lambda: 0.4)
     log.sent(10.0, 10.0)
     assert log.pair(DataMessage(raw=data(10.21, 10.4, round_trip=0)), 10.6).captured_at == 10.0
+
+
+def test_frames_are_asked_for_only_while_some_are_sent():
+    class Feed(FakeFeed):
+        def subscribe_frames(self, *, begin: bool) -> Any:
+            assert not begin
+            return self.subscribe()
+
+    feed: Any = Feed()
+    log = sent_log(feed, 1.0, lambda: None)
+    log.begin()
+    assert feed.slots == []
+    log.sent(10.0, 10.01)
+    feed.show(10.0)
+    log.sent(10.1, 10.11)
+    assert len(feed.slots) == 1
+    log.pause()
+    assert feed.slots == []
+    assert log.frame(log.pair(DataMessage(raw=data(10.02, 10.4)), 10.4)) is not None
+    log.begin()
+    log.sent(11.0, 11.01)
+    assert len(feed.slots) == 1
+
+
+async def test_who_leaves_ends_the_keeping_of_frames(world):
+    client, events = make(world, calls=(far_id := new_id("sm")), engine=EngineConfig(source=pattern(10), keep_frames=5))
+    async with client:
+        async with far_side(world, peer_id=far_id, receive_video=True) as far:
+            await events.until(outputs.Connected)
+            await answers(far, 1)
+            assert len(client._driver.engine.feed._run._slots) == 2  # what is sent, and what is kept
+        async with far_side(world, peer_id=far_id):  # and wants no video
+            await events.until(outputs.Connected, 2)
+            assert client._driver.engine.feed._run._slots == []
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan")])
