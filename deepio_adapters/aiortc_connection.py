@@ -36,6 +36,7 @@ from deepio_adapters import aiortc_hooks
 from deepio_adapters.engine_base import Negotiation
 from deepio_adapters.frames import ReceivedFrame
 from deepio_adapters.receiving import VideoReceiver
+from deepio_adapters.sound_track import SoundTrack
 from deepio_adapters.stock_sender import StockSink
 from deepio_adapters.video_sender import VideoSender
 from deepio_core.errors import RemoteProtocolError
@@ -44,7 +45,7 @@ from deepio_core.outputs import Cause
 from deepio_core.sdp import without_mdns
 
 if TYPE_CHECKING:
-    from aiortc import RTCDtlsTransport
+    from aiortc import RTCDtlsTransport, RTCRtpTransceiver
 
     from deepio_adapters.engine import EngineConfig
     from deepio_adapters.engine_base import EngineBase
@@ -71,6 +72,7 @@ class _PeerConnection(Negotiation):
         self._pc.on("track", self._on_track)
         self._channel: RTCDataChannel | None = None
         self._sender: VideoSender | None = None
+        self._audio: RTCRtpTransceiver | None = None
         self._theirs: Description
         self._max_message_size: int | None = None
         self._traffic = aiortc_hooks.Traffic(0, 0, 0, 0)
@@ -89,6 +91,7 @@ class _PeerConnection(Negotiation):
 
     async def make_offer(self) -> str:
         self._add_video()
+        self._add_audio()
         options = self.engine.config.channel
         self._take_channel(
             self._pc.createDataChannel(
@@ -111,13 +114,16 @@ class _PeerConnection(Negotiation):
         if theirs.first("video") is not None:
             # Before the offer is applied, so that the codec is still ours to choose.
             self._add_video()
+        if theirs.first("audio") is not None:
+            self._add_audio()
         await self._apply(sdp, "offer")
         ours = [transceiver for transceiver in self._pc.getTransceivers() if transceiver.kind == "video"][:1]
         for transceiver in self._pc.getTransceivers():
             if transceiver not in ours or self.direction == "inactive":
                 # Audio is taken and dropped, as hyperpeer-py does: to refuse it would leave the audio of a file that
                 # an aiortc peer sends unread in its memory.
-                transceiver.direction = "recvonly" if transceiver.kind == "audio" else "inactive"
+                audio = "sendrecv" if transceiver is self._audio else "recvonly"
+                transceiver.direction = audio if transceiver.kind == "audio" else "inactive"
         self.described()
         answer = await self._describe()
         self._note(theirs, self.read(answer))
@@ -156,6 +162,11 @@ class _PeerConnection(Negotiation):
         order = [*self._sender.preferred_codecs, "rtx"]
         known = [codec for codec in RTCRtpSender.getCapabilities("video").codecs if codec.name in order]
         transceiver.setCodecPreferences(sorted(known, key=lambda codec: order.index(codec.name)))
+
+    def _add_audio(self) -> None:
+        feed = self.engine.feed
+        if self.engine.config.audio and feed is not None and feed.audio is not None:
+            self._audio = self._pc.addTransceiver(SoundTrack(feed), direction="sendonly")
 
     def _far_video(self, codec: str) -> FarVideo:
         return far_video(self._theirs, codec)

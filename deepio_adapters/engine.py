@@ -107,6 +107,8 @@ class EngineConfig:
     """The video source to send, if it is one that other engines send too; instead of `source`."""
     video: VideoOptions = VideoOptions()
     """How video is sent: copied or encoded, and the settings of the encoder."""
+    audio: bool = False
+    """Send the sound of the source too, if it has any and was made to give it (`parse_source(audio=True)`)."""
     fresh_source: bool = False
     """Begin the source anew for every connection, as hyperpeer-py does. False: a live source, which is anything but a
     recording, goes on from one connection to the next, so that a reconnect shows a picture at once."""

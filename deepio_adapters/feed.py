@@ -20,6 +20,7 @@ from deepio_adapters.sources import Source, SourceFrame, SourceInfo
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from deepio_adapters.audio import AudioTap
     from deepio_adapters.media import SourcePacket
 
 __all__ = ["Feed", "MediaFeed"]
@@ -43,6 +44,11 @@ class Feed(Protocol):
     @property
     def info(self) -> SourceInfo | None:
         """What the source turned out to be; None before it was opened, and of the one before while it is again."""
+        ...
+
+    @property
+    def audio(self) -> AudioTap | None:
+        """The sound that goes with the pictures of the source that is open now; None if there is none to be had."""
         ...
 
     @property
@@ -126,6 +132,10 @@ class _Held(Source):
             self.release()
         return info
 
+    @property
+    def audio(self) -> AudioTap | None:
+        return self._source.audio
+
     def release(self) -> None:
         self._released.set()
 
@@ -197,6 +207,10 @@ class _Run:
     def info(self) -> SourceInfo | None:
         opened = self._pump.opened
         return opened.result() if opened.done() and opened.exception() is None else None
+
+    @property
+    def audio(self) -> AudioTap | None:
+        return self._held.audio
 
     @property
     def keyframe_at(self) -> float | None:
@@ -371,6 +385,11 @@ class MediaFeed:
     def info(self) -> SourceInfo | None:
         """What the source turned out to be; None before it was opened."""
         return self._run.info or self._info
+
+    @property
+    def audio(self) -> AudioTap | None:
+        """The sound that goes with the pictures of the source that is open now; None if there is none to be had."""
+        return self._run.audio
 
     @property
     def newest(self) -> SourceFrame | None:

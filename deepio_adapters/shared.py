@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from deepio_adapters.audio import AudioTap
     from deepio_adapters.feed import Feed
     from deepio_adapters.packet_queue import PacketQueue
     from deepio_adapters.slots import LatestSlot
@@ -111,6 +112,10 @@ class _Lease:
     @property
     def info(self) -> SourceInfo | None:
         return None if self._feed is None else self._feed.info
+
+    @property
+    def audio(self) -> AudioTap | None:
+        return None if self._feed is None else self._feed.audio
 
     @property
     def newest(self) -> SourceFrame | None:

@@ -11,9 +11,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.codecs import depayload
+from aiortc.mediastreams import AudioStreamTrack
 from aiortc.rtp import RtpPacket
 
 from deepio_adapters import aiortc_hooks, udp
@@ -148,6 +150,59 @@ async def test_what_the_far_side_cannot_take_is_encoded(clip: Path, *, offer: bo
         await far.until_complete(3)
         stats = one.engine.stats()
         assert (stats.codec_out, stats.video_mode) == ("VP8", "encode")
+
+
+# --- Sound ---
+
+
+async def loudness(track: MediaStreamTrack) -> float:
+    """Of the first tenths of a second that are not silent."""
+    async with asyncio.timeout(BOUND):
+        while True:
+            frame: Any = await track.recv()
+            if (loud := float(np.abs(frame.to_ndarray()).mean())) > 100:
+                return loud
+
+
+@pytest.mark.parametrize(("offer", "both"), [(True, False), (False, False), (False, True)])
+async def test_sound_is_sent_when_it_is_asked_for(tmp_path: Path, *, offer: bool, both: bool) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=50, audio=True)
+    config = EngineConfig(source=lambda: parse_source(clip, audio=True), audio=True)
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    tracks: list[MediaStreamTrack] = []
+    pc.on("track", tracks.append)
+    try:
+        async with end(open_engine, config) as one:
+            one.engine.perform(StartEngine(negotiation=1, remote_id="far", offerer=offer))
+            if offer:
+                sdp = (await one.until(LocalOffer)).sdp
+                await pc.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+                await pc.setLocalDescription()
+                one.engine.perform(ApplyAnswer(negotiation=1, sdp=pc.localDescription.sdp))
+            else:
+                pc.createDataChannel("data")
+                pc.addTransceiver("video", direction="recvonly")
+                pc.addTransceiver(AudioStreamTrack() if both else "audio", direction="sendrecv" if both else "recvonly")
+                await pc.setLocalDescription()
+                one.engine.perform(ApplyOffer(negotiation=1, sdp=pc.localDescription.sdp))
+                answer = (await one.until(LocalAnswer)).sdp
+                await pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+            (track,) = [track for track in tracks if track.kind == "audio"]
+            assert await loudness(track) > 100
+            assert one.engine.stats().video_mode == "copy"
+    finally:
+        await pc.close()
+
+
+async def test_no_sound_is_offered_that_there_is_not(clip: Path) -> None:
+    for config in (
+        EngineConfig(source=lambda: parse_source(clip, audio=True)),
+        EngineConfig(source=lambda: parse_source("test:"), audio=True),
+        EngineConfig(audio=True),
+    ):
+        async with end(open_engine, config) as one:
+            one.engine.perform(StartEngine(negotiation=1, remote_id="far", offerer=True))
+            assert "m=audio" not in (await one.until(LocalOffer)).sdp
 
 
 # --- Where packets leave ---
