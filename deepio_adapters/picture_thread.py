@@ -74,20 +74,10 @@ class PictureThread:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        error: BaseException | None = None
+        error: BaseException | None
         try:
             self._catch_up()
-            while True:
-                item = self.queue.get()
-                if isinstance(item, SourceGap):
-                    continue  # what comes next is a keyframe
-                if time.monotonic() - item.captured_at > MAX_LAG:
-                    self.queue.skip()
-                    continue
-                for frame in self._decode(item):
-                    self._show_when_due(frame)
-        except SlotClosedError as end:
-            error = end.error
+            error = self._decode_all()
         except SourceError as fault:
             error = fault
         except Exception as fault:  # noqa: BLE001 - a fault of ours must reach the consumers, or they wait for ever
@@ -95,6 +85,22 @@ class PictureThread:
             error = fault
         if not self._stopping.is_set():
             self._ended(error)
+
+    def _decode_all(self) -> BaseException | None:
+        """Shows what comes; returns the error that it ended with."""
+        while True:
+            try:
+                item = self.queue.get()
+            except SlotClosedError as end:
+                self._flush()
+                return end.error
+            if isinstance(item, SourceGap):
+                self._flush()
+            elif time.monotonic() - item.captured_at > MAX_LAG:
+                self.queue.skip()
+            else:
+                for frame in self._decode(item):
+                    self._show_when_due(frame)
 
     def _catch_up(self) -> None:
         latest: SourceFrame | None = None
@@ -123,6 +129,11 @@ class PictureThread:
                 f"{self._decoder.errors_in_a_row} packets in a row cannot be decoded.", remedy="Try to play the source."
             )
         return frames
+
+    def _flush(self) -> None:
+        """Shows what the decoder has kept for the order of B-frames; what comes next is a keyframe."""
+        for frame in () if self._decoder is None else self._decoder.flush():
+            self._show_when_due(frame)
 
     def _show_when_due(self, frame: SourceFrame) -> None:
         early = frame.captured_at - time.monotonic()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from deepio_adapters.feed import MediaFeed
-from deepio_adapters.sources import SourceError, SourceFrame, SourceInfo, parse_source
+from deepio_adapters.sources import Source, SourceError, SourceFrame, SourceInfo, parse_source
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from deepio_adapters.audio import AudioTap
     from deepio_adapters.feed import Feed
     from deepio_adapters.packet_queue import PacketQueue
+    from deepio_adapters.reconnecting import ReconnectPolicy
     from deepio_adapters.slots import LatestSlot
     from deepio_adapters.sources import FrameFeed
 
@@ -35,6 +37,7 @@ class SharedSource:
         loop: Start again at the end.
         frame_rate: Frames per second, for sources that make frames.
         timeout: Seconds to wait at most for the opening, and for more data later; None for what suits the source.
+        reconnect: Open a live source again when it is lost, and when.
 
     Raises:
         SourceError: It is not a source, or an argument does not go with it.
@@ -49,22 +52,26 @@ class SharedSource:
         loop: bool = False,
         frame_rate: float | None = None,
         timeout: tuple[float, float] | None = None,
+        reconnect: bool | ReconnectPolicy = True,
     ) -> None:
-        def make() -> MediaFeed:
-            return MediaFeed(
-                lambda: parse_source(
-                    source, format=format, options=options, loop=loop, frame_rate=frame_rate, timeout=timeout
-                )
-            )
-
-        probe = parse_source(source, format=format, options=options, loop=loop, frame_rate=frame_rate, timeout=timeout)
+        make = partial(
+            parse_source,
+            source,
+            format=format,
+            options=options,
+            loop=loop,
+            frame_rate=frame_rate,
+            timeout=timeout,
+            reconnect=reconnect,
+        )
+        probe = make()  # raises if it is none
         self.name = probe.name
         """What to call it in messages: holds no secret."""
         if probe.application_part is not None:
             raise SourceError(
                 f"{self.name} cannot be shared: it is async.", remedy="Give a plain generator or function."
             )
-        self._make = make
+        self._make: Callable[[], Source] = make
         self._lock = threading.Lock()
         self._feed: MediaFeed | None = None
         self._users = 0
@@ -80,7 +87,7 @@ class SharedSource:
         """Counts one more user; does not open anything."""
         with self._lock:
             if self._feed is None:
-                self._feed = self._make()
+                self._feed = MediaFeed(self._make)
             self._users += 1
             return self._feed
 

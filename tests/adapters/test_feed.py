@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import av
 import numpy as np
@@ -309,6 +310,20 @@ def test_the_end_comes_after_the_last_picture(packets: list[SourcePacket]) -> No
         assert made.feed.info is not None
         made.source.give()
         given(again, 1)
+
+
+@pytest.mark.parametrize("gap", [False, True])
+def test_pictures_that_b_frames_hold_back_are_shown_at_the_end(tmp_path: Path, gap: bool) -> None:
+    held = read_packets(make_clip(tmp_path / "clip.mp4", size=(160, 120), frames=8, b_frames=2))
+    with ScriptedFeed(held) as made:
+        slot = made.feed.subscribe_frames()
+        made.source.give(8)
+        if gap:
+            made.source.gap()
+        else:
+            made.source.end()
+        while counter(slot.get(BOUND)) != 7:
+            pass
 
 
 def test_a_source_of_packets_that_breaks_off_says_why(packets: list[SourcePacket]) -> None:
