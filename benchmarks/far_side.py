@@ -4,9 +4,9 @@
 
 Every client that connects finds a stream manager of its own, which pairs with it, offers, and receives its video with
 aiortc, feedback (receiver reports, REMB, NACK) included; only decoding is left out. When packets arrive is told by the
-kernel, which over loopback is when they were sent, however busy this process is. Prints one line of JSON with its URL and
-a port for bare RTP, and answers each line of its input, "begin" and "end", with one line; "end" with what came since
-"begin".
+kernel, which over loopback is when they were sent, however busy this process is. Prints one line of JSON with its URL
+and a port for bare RTP, and answers each line of its input, "begin" and "end", with one line; "end" with what came
+since "begin".
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class FarSide:
     async def serve(self, link: ServerConnection) -> None:
         """One client."""
         pc = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
-        tasks = []
+        tasks: list[asyncio.Task[None]] = []
         try:
             async for text in self._texts(link):
                 message = json.loads(text)
@@ -165,7 +165,8 @@ class FarSide:
         channel = pc.createDataChannel("data_channel", ordered=False, maxRetransmits=0)
         transceiver = pc.addTransceiver("video", direction="recvonly")
         if self._codec:
-            codecs = aiortc.RTCRtpReceiver.getCapabilities("video").codecs
+            capabilities = aiortc.RTCRtpReceiver.getCapabilities("video")
+            codecs = capabilities.codecs if capabilities else []
             transceiver.setCodecPreferences([c for c in codecs if c.mimeType in {f"video/{self._codec}", "video/rtx"}])
         # What follows reaches into aiortc 1.16; the measured programs do not notice.
         transceiver.receiver._RTCRtpReceiver__decoder_queue = Undecoded()  # type: ignore[attr-defined]

@@ -2,9 +2,9 @@
 
     python -m benchmarks.senders KIND FAR_URL BARE_PORT CLIP N
 
-It prints a line when all streams are up; then, for each line of its input, a line of JSON with the CPU time it has used,
-user and system, in seconds. "stock-..." is the plainest program on aiortc that does the work, "floor-..." sends the same
-packets, encrypted, with nothing around them.
+It prints a line when all streams are up; then, for each line of its input, a line of JSON with the CPU time it has
+used, user and system, in seconds. "stock-..." is the plainest program on aiortc that does the work, "floor-..." sends
+the same packets, encrypted, with nothing around them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 RATE = 25
@@ -42,6 +43,13 @@ def answer_requests() -> None:
         more = {key: value for extra in extras for key, value in extra().items()}
         print(json.dumps({"user": usage.ru_utime, "sys": usage.ru_stime, **more}), flush=True)
     os._exit(0)
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Answers requests in a thread."""
+    threading.Thread(target=answer_requests, daemon=True).start()
+    yield
 
 
 # --- Ours ---
@@ -74,27 +82,35 @@ async def ours(url: str, clip: str, count: int, video: dict[str, Any]) -> None:
 # --- Stock aiortc ---
 
 
-async def stock(url: str, clip: str, count: int, codec: str, *, copy: bool) -> None:
-    """One peer connection and one MediaPlayer for each stream."""
+def annex_b_track(path: str, told: Callable[[float], object] = lambda pts: None) -> Any:
+    """What MediaPlayer reads from MP4 when it does not decode, in the form that aiortc can packetize."""
     import aiortc
     import av
     from aiortc.contrib.media import MediaPlayer
     from av.bitstream import BitStreamFilterContext
-    from websockets.asyncio.client import connect
 
     class AnnexB(aiortc.MediaStreamTrack):
-        """What MediaPlayer reads from MP4, in the form that aiortc can packetize."""
-
         kind = "video"
 
-        def __init__(self, path: str) -> None:
+        def __init__(self) -> None:
             super().__init__()
-            self._player = MediaPlayer(path, decode=False, loop=True)
+            self._video: Any = MediaPlayer(path, decode=False, loop=True).video
             with av.open(path) as container:
                 self._filter = BitStreamFilterContext("h264_mp4toannexb", container.streams.video[0])
 
         async def recv(self) -> Any:
-            return self._filter.filter(await self._player.video.recv())[0]  # type: ignore[union-attr, arg-type]
+            packet: Any = await self._video.recv()
+            told(packet.pts * packet.time_base)
+            return self._filter.filter(packet)[0]
+
+    return AnnexB()
+
+
+async def stock(url: str, clip: str, count: int, codec: str, *, copy: bool) -> None:
+    """One peer connection and one MediaPlayer for each stream."""
+    import aiortc
+    from aiortc.contrib.media import MediaPlayer
+    from websockets.asyncio.client import connect
 
     async def stream(number: int) -> Any:
         link = await connect(f"{url}/stream_capture/bench{number}", compression=None)
@@ -109,7 +125,7 @@ async def stock(url: str, clip: str, count: int, codec: str, *, copy: bool) -> N
             opened.set()
 
         pc.on("datachannel", on_channel)
-        sender = pc.addTrack(AnnexB(clip) if copy else MediaPlayer(clip, loop=True).video)  # type: ignore[arg-type]
+        sender = pc.addTrack(annex_b_track(clip) if copy else MediaPlayer(clip, loop=True).video)  # type: ignore[arg-type]
         codecs = aiortc.RTCRtpSender.getCapabilities("video").codecs
         (transceiver,) = [each for each in pc.getTransceivers() if each.sender is sender]
         transceiver.setCodecPreferences([c for c in codecs if c.mimeType in {f"video/{codec}", "video/rtx"}])
@@ -212,22 +228,19 @@ def main() -> None:
     """The command."""
     kind, url, port, clip, count = sys.argv[1:]
     number = int(count)
+    encoded = {"mode": "encode", "bitrate": 1_000_000}
     programs: dict[str, Callable[[], object]] = {
         "ours-copy": lambda: asyncio.run(ours(url, clip, number, {})),
-        "ours-H264": lambda: asyncio.run(
-            ours(url, clip, number, {"mode": "encode", "codec": "H264", "bitrate": 1000000})
-        ),
-        "ours-VP8": lambda: asyncio.run(
-            ours(url, clip, number, {"mode": "encode", "codec": "VP8", "bitrate": 1000000})
-        ),
+        "ours-H264": lambda: asyncio.run(ours(url, clip, number, {"codec": "H264", **encoded})),
+        "ours-VP8": lambda: asyncio.run(ours(url, clip, number, {"codec": "VP8", **encoded})),
         "stock-copy": lambda: asyncio.run(stock(url, clip, number, "H264", copy=True)),
         "stock-H264": lambda: asyncio.run(stock(url, clip, number, "H264", copy=False)),
         "stock-VP8": lambda: asyncio.run(stock(url, clip, number, "VP8", copy=False)),
         "floor-each": lambda: floor(clip, int(port), number, together=False),
         "floor-GSO": lambda: floor(clip, int(port), number, together=True),
     }
-    threading.Thread(target=answer_requests, daemon=True).start()
-    programs[kind]()
+    with answering():
+        programs[kind]()
 
 
 if __name__ == "__main__":

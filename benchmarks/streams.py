@@ -46,6 +46,7 @@ class Process:
     """A process that answers lines with lines of JSON."""
 
     def __init__(self, *arguments: str) -> None:
+        self._arguments = arguments
         self._process = subprocess.Popen(
             [sys.executable, "-m", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -57,7 +58,7 @@ class Process:
         ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_TIME)
         line = self._process.stdout.readline() if ready else ""
         if not line:
-            raise SystemExit(f"{self._process.args} does not answer.")
+            raise SystemExit(f"{' '.join(self._arguments)} does not answer.")
         return json.loads(line)
 
     def ask(self, text: str) -> Any:
@@ -130,7 +131,7 @@ def median_of(rows: list[Row]) -> Row:
     """The row with the median of each figure."""
     first = rows[0]
     middle = [statistics.median(figures) for figures in zip(*(row[2:8] for row in rows), strict=True)]
-    return Row(first.kind, first.streams, *middle, first.note)
+    return Row._make([first.kind, first.streams, *middle, first.note])
 
 
 @contextmanager
@@ -164,8 +165,8 @@ def make_clip(path: Path) -> str:
 def table(rows: list[Row]) -> str:
     """A Markdown table; beside each figure of CPU time, how it compares with the others at as many streams."""
     lines = [
-        "| program | streams | CPU a stream, % of a core | system | of aiortc | times the floor | late p50, ms | p99, ms "
-        "| frames/s | kbit/s |",
+        "| program | streams | CPU a stream, % of a core | system | of aiortc | times the floor "
+        "| late p50, ms | p99, ms | frames/s | kbit/s |",
         "| --- |" + " ---: |" * 9,
     ]
     by = {(row.kind, row.streams): row for row in rows}
