@@ -158,7 +158,7 @@ def test_a_camera_that_falls_silent_is_given_up_and_opened_again(server: RtspSer
     server.signal(signal.SIGSTOP)
     stopped = time.monotonic()
     _, gap = packets_until_gap(packets)
-    assert 0.3 < time.monotonic() - stopped < 1.5
+    assert 0.3 < time.monotonic() - stopped < 3.0
     assert gap.reason == f"{server.url} delivered nothing for 0.5 s."
     server.signal(signal.SIGCONT)
     back = time.monotonic()
