@@ -29,6 +29,10 @@ camera."""
 # Where FFmpeg's name of the codec is that of a decoder that needs hardware.
 _DECODERS = {"av1": "libdav1d"}
 
+_ONE_THREAD = 1920 * 1088
+"""Pixels up to which a picture is decoded by one thread, in a few milliseconds: cameras of a site are decoded side by
+side, and more threads for each would only get in each other's way."""
+
 # What FFmpeg calls the turns, by degrees clockwise.
 _TURNS = {90: ("transpose=clock",), 180: ("hflip", "vflip"), 270: ("transpose=cclock",)}
 
@@ -120,6 +124,8 @@ def _open(stream: StreamFormat) -> VideoCodecContext:
     context.copy_opaque = True  # from packets to pictures
     # Decoding frames side by side would delay them by one each.
     context.thread_type = "SLICE"
+    if stream.width * stream.height <= _ONE_THREAD:
+        context.thread_count = 1
     return context
 
 

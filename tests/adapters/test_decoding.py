@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -113,3 +114,15 @@ def test_a_picture_of_another_size_within_a_stream_is_turned_too(tmp_path: Path)
         f for packet in (small[0], large[0]) for f in decoder.decode(replace(packet, stream=stream, pts=packet.pts))
     ]
     assert [(frame.width, frame.height) for frame in frames] == [(120, 160), (240, 320)]
+
+
+def test_small_pictures_take_no_threads() -> None:
+    packets = packets_of(build("H.264 main, AVCC"))
+    before = len(os.listdir("/proc/self/task"))
+    decoders = [PictureDecoder(packets[0].stream) for _ in range(3)]
+    for decoder in decoders:
+        decoder.decode(packets[0])
+    assert len(os.listdir("/proc/self/task")) <= before
+    large = PictureDecoder(replace(packets[0].stream, width=3840, height=2160))
+    large.decode(replace(packets[0], stream=replace(packets[0].stream, width=3840, height=2160)))
+    assert len(os.listdir("/proc/self/task")) > before
