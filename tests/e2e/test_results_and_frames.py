@@ -37,7 +37,7 @@ def core() -> Any:
 @pytest.mark.timeout(60)
 async def test_the_frame_of_a_result_shows_what_the_detector_saw(anyio_backend: str, core: Any) -> None:
     handled: list[Any] = []
-    off: Counter[int] = Counter()
+    off, missing = Counter[int](), 0
     face = FACES[anyio_backend]
     deep = face(core.url, None, "test:320x240@15", "cam", auto_connect=True, keep_frames=5.0)
     deep.add_result_handler(handled.append)
@@ -46,8 +46,9 @@ async def test_the_frame_of_a_result_shows_what_the_detector_saw(anyio_backend: 
         with anyio.fail_after(30):
             async for result in deep.results():
                 if result.frame is None:
-                    # Frames are kept from the first that has left, and when that is shown it may be on its way already.
-                    assert not off
+                    # Frames are kept from the moment the first one leaves, which may be too late for that one.
+                    missing += 1
+                    assert missing <= 3
                     continue
                 (seen,) = result.message.detections()
                 assert result.captured_at is not None
@@ -57,11 +58,12 @@ async def test_the_frame_of_a_result_shows_what_the_detector_saw(anyio_backend: 
                 assert 0 < result.age < time.monotonic() - result.captured_at + 1e-9
                 shown = read_counter(result.frame.to_bgr())
                 assert shown is not None
-                off[shown - int(seen.id)] += 1
+                wrong = shown - int(seen.id)
+                assert abs(wrong) <= 1 or abs(wrong) / 15 <= result.uncertainty + 0.01
+                off[wrong] += 1
                 if off.total() == 25:
                     break
-    # On an idle machine all are; one that is busy for longer than a frame interval may be one off.
-    assert set(off) <= {-1, 0, 1}
+    # On an idle machine all are right. A busy one may find the first ones difficult, before any message was quick.
     assert off[0] >= 20
     assert handled[0].message is handled[1].message
 
