@@ -45,6 +45,11 @@ def packets(tmp_path_factory: pytest.TempPathFactory) -> list[SourcePacket]:
 
 
 @pytest.fixture(scope="module")
+def long_gop(tmp_path_factory: pytest.TempPathFactory) -> list[SourcePacket]:
+    return read_packets(make_clip(tmp_path_factory.mktemp("sender") / "long.ts", size=(160, 120), frames=80, gop=100))
+
+
+@pytest.fixture(scope="module")
 def vp8(tmp_path_factory: pytest.TempPathFactory) -> list[SourcePacket]:
     clip = tmp_path_factory.mktemp("sender") / "clip.webm"
     return read_packets(make_clip(clip, codec="libvpx", size=(160, 120), frames=20, gop=GOP))
@@ -198,27 +203,51 @@ async def test_a_new_connection_to_a_running_camera_shows_a_picture_at_once(pack
         made.feed.unsubscribe(watcher)
 
 
-async def test_what_is_read_ahead_is_sent_before_what_is_encoded(packets: list[SourcePacket]) -> None:
+async def test_what_is_read_ahead_is_sent_before_what_is_encoded(long_gop: list[SourcePacket]) -> None:
     made_encoders, make = fakes()
-    with Scripted(packets, live=False) as made:
+    with Scripted(long_gop, live=False) as made:
         async with connection(made.feed, make_encoder=make, keyframe_wait=0.0) as it:
             begun = time.monotonic()
-            made.source.give(5, captured_at=begun - 0.1)
-            await until(lambda: len(it.sink.frames) == 5)
-            await until(lambda: time.monotonic() > begun + 0.11)  # longer than a keyframe counts as the answer
+            # The keyframe is too old to be the answer, and the last of these is not due yet.
+            made.source.give(10, captured_at=begun - 0.25)
+            await until(lambda: len(it.sink.frames) == 10)
             it.sender.keyframe_requested()
             it.sender.keyframe_requested()
             assert it.stats.video_mode == "encode"
-            made.source.give(7, captured_at=begun + 0.15)
+            made.source.give(10, captured_at=begun + 0.15)
+            await until(lambda: len(it.sink.encoded) > 3)
+            made.source.number = len(long_gop)
+            made.source.give(2, captured_at=time.monotonic() + 0.1)
             await until(lambda: it.sink.kinds.endswith("Cc"))
             assert it.mode == ("copy", None, None)
-            assert it.sink.kinds.startswith("CccccE")
-            # Nothing of it is early, and nothing comes twice.
-            assert all(
-                age >= -0.001 for age, frame in zip(it.sink.ages, it.sink.frames, strict=True) if not frame.copied
-            )
+            assert it.sink.kinds.startswith("C" + 9 * "c" + "E")
+            assert it.sink.encoded[0].captured_at >= it.sink.frames[9].captured_at
+            # What is encoded is sent when it is due, and so is the keyframe after it.
+            ages = [age for age, frame in zip(it.sink.ages, it.sink.frames, strict=True) if not frame.copied]
+            assert min([*ages, it.sink.ages[-2]]) > -0.001
             assert rises(it.sink.frames)
             assert len(made_encoders) == 1
+
+
+async def test_what_is_known_and_counted_outlasts_the_encoder(long_gop: list[SourcePacket]) -> None:
+    made_encoders, make = fakes(takes=0.02)
+    with Scripted(long_gop, fresh=True) as made:
+        async with connection(made.feed, make_encoder=make, keyframe_wait=0.0) as it:
+            made.source.give(captured_at=time.monotonic() - 1)
+            await until(lambda: it.sink.frames)
+            it.sender.estimated(700_000)
+            assert it.stats.target_bitrate is None
+            it.sender.keyframe_requested()
+            assert it.stats.target_bitrate == 700_000
+            while it.stats.send_dropped < 3:
+                made.source.give()
+                await asyncio.sleep(0.005)
+            assert made_encoders[0].bitrate == 700_000
+            made.source.number = len(long_gop)
+            made.source.give()
+            await until(lambda: it.sink.kinds.endswith("C"))
+            assert it.stats.send_dropped >= 3
+        assert made.source.closed
 
 
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
@@ -281,6 +310,23 @@ async def test_a_source_that_is_away(
             assert it.sink.kinds.startswith("CccE" if while_away == "last" else "CccCc")
             before = len(it.sink.frames)
             await asyncio.sleep(0.1)
+            assert len(it.sink.frames) == before
+
+
+async def test_the_last_picture_is_repeated_only_while_the_source_is_away(
+    packets: list[SourcePacket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepio_adapters.video_sender.REPEAT", 0.03)
+    with Scripted(packets) as made:
+        async with connection(made.feed, mode="encode", while_away="last") as it:
+            await one_by_one(made, it.sink, 1)
+            made.source.gap()
+            await until(lambda: len(it.sink.frames) >= 4)
+            made.source.number += 4 * GOP
+            made.source.give()
+            await until(lambda: it.sink.frames[-1].pts == pytest.approx(made.source.number * 0.04 - 0.04))
+            before = len(it.sink.frames)
+            await asyncio.sleep(0.15)
             assert len(it.sink.frames) == before
 
 
