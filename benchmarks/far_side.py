@@ -138,8 +138,8 @@ class FarSide:
 
     async def serve(self, link: ServerConnection) -> None:
         """One client."""
-        pc = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
         tasks: list[asyncio.Task[None]] = []
+        pc: aiortc.RTCPeerConnection | None = None
         try:
             async for text in self._texts(link):
                 message = json.loads(text)
@@ -148,13 +148,17 @@ class FarSide:
                     await link.send(json.dumps({"type": "peers", "peers": [peer]}))
                 elif message["type"] == "pair":
                     await link.send('{"type":"status","status":"paired","remotePeerId":"sm"}')
+                    if pc is not None:  # one that comes again
+                        await pc.close()
+                    pc = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
                     await link.send(json.dumps(await self._offer(pc, tasks)))
-                elif message["type"] == "answer":
+                elif message["type"] == "answer" and pc is not None:
                     await pc.setRemoteDescription(aiortc.RTCSessionDescription(message["sdp"], "answer"))
         finally:
             for task in tasks:
                 task.cancel()
-            await pc.close()
+            if pc is not None:
+                await pc.close()
 
     async def _texts(self, link: ServerConnection) -> AsyncIterator[str | bytes]:
         with contextlib.suppress(ConnectionClosed):  # measured programs are ended as they are

@@ -103,7 +103,7 @@ async def stock_sends(url: str, kind: str, clip: str) -> None:
     import aiortc
     import av
 
-    from benchmarks.senders import annex_b_track
+    from benchmarks.senders import looped_track
 
     class Drawn(aiortc.VideoStreamTrack):
         def __init__(self) -> None:
@@ -120,7 +120,7 @@ async def stock_sends(url: str, kind: str, clip: str) -> None:
             self._number += 1
             return frame
 
-    track = annex_b_track(clip, lambda pts: note(round(pts * RATE))) if kind == "copy" else Drawn()
+    track = looped_track(clip, copy=True, told=lambda pts: note(round(pts * RATE))) if kind == "copy" else Drawn()
     async with signaling(url, "send") as link:
         await link.send(json.dumps({"type": "pair", "remotePeerId": "recv"}))
         pc = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))

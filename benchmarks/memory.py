@@ -21,6 +21,10 @@ from typing import Any, NamedTuple
 from benchmarks.streams import TITLES, Process, clip_at
 
 INTERVAL = 5.0
+"""Seconds between two looks."""
+
+LIMIT = 2000
+"""Megabytes at which it is over, before the machine is."""
 
 
 class Look(NamedTuple):
@@ -75,10 +79,12 @@ def measure(clip: str, programs: list[tuple[str, int]], minutes: float) -> list[
             senders.append(sender)
         began = time.monotonic()
         looks: list[list[Look]] = [[] for _ in programs]
-        while time.monotonic() < began + 60 * minutes:
+        most = 0.0
+        while time.monotonic() < began + 60 * minutes and most < LIMIT:
             time.sleep(INTERVAL)
             for sender, its in zip(senders, looks, strict=True):
                 its.append(look(sender.pid, began))
+            most = max(its[-1].megabytes for its in looks)
         after = [sender.ask("cpu") for sender in senders]
     return [row(*program, its, told) for program, its, told in zip(programs, looks, after, strict=True)]
 

@@ -82,34 +82,51 @@ async def ours(url: str, clip: str, count: int, video: dict[str, Any]) -> None:
 # --- Stock aiortc ---
 
 
-def annex_b_track(path: str, told: Callable[[float], object] = lambda pts: None) -> Any:
-    """What MediaPlayer reads from MP4 when it does not decode, in the form that aiortc can packetize."""
+def looped_track(path: str, *, copy: bool, told: Callable[[float], object] = lambda pts: None) -> Any:
+    """What MediaPlayer reads from MP4, again and again; packets in the form that aiortc can packetize.
+
+    MediaPlayer can do that itself (`loop`), but then time begins anew each time, and it reads on without any pause.
+    """
     import aiortc
     import av
     from aiortc.contrib.media import MediaPlayer
+    from aiortc.mediastreams import MediaStreamError
     from av.bitstream import BitStreamFilterContext
 
-    class AnnexB(aiortc.MediaStreamTrack):
+    class Looped(aiortc.MediaStreamTrack):
         kind = "video"
 
         def __init__(self) -> None:
             super().__init__()
-            self._video: Any = MediaPlayer(path, decode=False, loop=True).video
-            with av.open(path) as container:
-                self._filter = BitStreamFilterContext("h264_mp4toannexb", container.streams.video[0])
+            self._shift = 0.0
+            self._next = 0.0
+            self._open()
+
+        def _open(self) -> None:
+            self._video: Any = MediaPlayer(path, decode=not copy).video
+            if copy:
+                with av.open(path) as container:
+                    self._filter = BitStreamFilterContext("h264_mp4toannexb", container.streams.video[0])
 
         async def recv(self) -> Any:
-            packet: Any = await self._video.recv()
-            told(packet.pts * packet.time_base)
-            return self._filter.filter(packet)[0]
+            try:
+                item = await self._video.recv()
+            except MediaStreamError:
+                self._shift = self._next
+                self._open()
+                item = await self._video.recv()
+            seconds = self._shift + item.pts * item.time_base
+            item.pts = round(seconds / item.time_base)
+            self._next = seconds + 1 / RATE
+            told(seconds)
+            return self._filter.filter(item)[0] if copy else item
 
-    return AnnexB()
+    return Looped()
 
 
 async def stock(url: str, clip: str, count: int, codec: str, *, copy: bool) -> None:
     """One peer connection and one MediaPlayer for each stream."""
     import aiortc
-    from aiortc.contrib.media import MediaPlayer
     from websockets.asyncio.client import connect
 
     async def stream(number: int) -> Any:
@@ -125,7 +142,7 @@ async def stock(url: str, clip: str, count: int, codec: str, *, copy: bool) -> N
             opened.set()
 
         pc.on("datachannel", on_channel)
-        sender = pc.addTrack(annex_b_track(clip) if copy else MediaPlayer(clip, loop=True).video)  # type: ignore[arg-type]
+        sender = pc.addTrack(looped_track(clip, copy=copy))
         codecs = aiortc.RTCRtpSender.getCapabilities("video").codecs
         (transceiver,) = [each for each in pc.getTransceivers() if each.sender is sender]
         transceiver.setCodecPreferences([c for c in codecs if c.mimeType in {f"video/{codec}", "video/rtx"}])
