@@ -71,6 +71,11 @@ class Feed(Protocol):
         """How often the source was lost and has been opened again."""
         ...
 
+    @property
+    def undecoded(self) -> int:
+        """Packets that were left out because decoding was behind."""
+        ...
+
     def open(self) -> SourceInfo:
         """Opens the source and returns what it turned out to be; blocks, bounded by the source's own timeout.
 
@@ -188,6 +193,7 @@ class _Run:
         self.ended = False
         self.newest: SourceFrame | None = None
         self.reconnects = 0
+        self._undecoded = 0
         self._held = _Held(source, live_too=fresh)
         self._pump = SourcePump(self._held, packets=self._take_packet)
         # Reentrant: to set a callback on a slot calls it at once when something waits there.
@@ -219,6 +225,11 @@ class _Run:
     @property
     def gop(self) -> float | None:
         return self._group.gop
+
+    @property
+    def undecoded(self) -> int:
+        pictures = self._pictures
+        return self._undecoded + (0 if pictures is None else pictures.queue.dropped)
 
     @property
     def watched(self) -> bool:
@@ -327,6 +338,7 @@ class _Run:
             pictures.start()
         elif not self._slots and self._pictures is not None:
             self._pictures.stop()
+            self._undecoded = self.undecoded
             self._pictures = self.newest = None
 
     def _end_pictures(self, pictures: PictureThread, error: BaseException | None) -> None:
@@ -334,6 +346,7 @@ class _Run:
         with self._lock:
             if pictures is not self._pictures:
                 return
+            self._undecoded = self.undecoded
             self._pictures = self.newest = None
             slots, self._slots = self._slots, []
         for slot in slots:
@@ -373,6 +386,7 @@ class MediaFeed:
         self._lock = threading.RLock()
         self._closed = False
         self._reconnects = 0
+        self._undecoded = 0
         self._info: SourceInfo | None = None
         self._run = _Run(make(), fresh=fresh)
 
@@ -410,6 +424,11 @@ class MediaFeed:
     def reconnects(self) -> int:
         """How often the source was lost and has been opened again."""
         return self._reconnects + self._run.reconnects
+
+    @property
+    def undecoded(self) -> int:
+        """Packets that were left out because decoding was behind."""
+        return self._undecoded + self._run.undecoded
 
     def open(self) -> SourceInfo:
         """Opens the source and returns what it turned out to be; see `Feed.open`.
@@ -464,6 +483,7 @@ class MediaFeed:
             return False
         if self._run.ended and anew:
             self._reconnects += self._run.reconnects
+            self._undecoded = self.undecoded
             self._info = self.info
             self._run = _Run(self._make(), fresh=self._fresh)
         return not self._run.ended

@@ -140,6 +140,10 @@ class _Lease:
     def reconnects(self) -> int:
         return 0 if self._feed is None else self._feed.reconnects
 
+    @property
+    def undecoded(self) -> int:
+        return 0 if self._feed is None else self._feed.undecoded
+
     def open(self) -> SourceInfo:
         with self._lock:
             if self._closed:

@@ -112,6 +112,7 @@ class VideoSender:
         self._due = 0.0
         # Of what was dropped: by encoders of before, and in all.
         self._gone = self._dropped = 0
+        self._undecoded = 0
         self._done = False
 
     @property
@@ -323,6 +324,7 @@ class VideoSender:
         info = self._feed.info
         codec, rate = cast("Codec", self._sink.far.codec), None if info is None else info.frame_rate
         make = partial(self._make_encoder, codec, self._options, rate)
+        self._undecoded = self._feed.undecoded
         pictures = self._pictures = self._feed.subscribe_frames(begin=False)
 
         def deliver(frame: EncodedFrame) -> None:
@@ -344,7 +346,7 @@ class VideoSender:
         pictures, self._pictures = self._pictures, None
         if encoding is None or pictures is None:
             return
-        self._gone += pictures.dropped + encoding.outdated
+        self._gone += self._left_out(pictures, encoding)
         self._cancel("backlog")
         self._feed.unsubscribe(pictures)
         encoding.close(timeout=0)
@@ -395,9 +397,13 @@ class VideoSender:
         """Notes what was dropped on the way here."""
         dropped = self._queue.dropped + self._gone
         if self._encoding is not None and self._pictures is not None:
-            dropped += self._pictures.dropped + self._encoding.outdated
+            dropped += self._left_out(self._pictures, self._encoding)
         self._counters.send_dropped += dropped - self._dropped
         self._dropped = dropped
+
+    def _left_out(self, pictures: LatestSlot[SourceFrame], encoding: EncodingThread) -> int:
+        """What was dropped between the packets and the encoder, since that was started."""
+        return pictures.dropped + encoding.outdated + self._feed.undecoded - self._undecoded
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
         """Has something done in our thread; from any."""

@@ -389,6 +389,15 @@ def test_a_decoder_that_is_late_goes_on_with_the_next_keyframe(packets: list[Sou
         made.source.give()
         assert counter(slot.get(BOUND)) == 0
         assert slot.accepted == 2
+        assert made.feed.undecoded == 19
+        made.feed.unsubscribe(slot)
+        assert made.feed.undecoded == 19
+        again = made.feed.subscribe_frames()
+        made.source.end()
+        assert len(list(again)) == 1
+        assert not made.feed.subscribe_packets().closed
+        assert len(made.sources) == 2
+        assert made.feed.undecoded == 19
 
 
 @pytest.mark.parametrize("live", [True, False])

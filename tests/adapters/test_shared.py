@@ -22,7 +22,7 @@ BOUND = 10.0
 
 
 class Frames:
-    """Makes frames whose pixels count them, and knows when it is in use."""
+    """Makes frames whose pixels count them, knows when it is in use, and breaks off once."""
 
     def __init__(self, *, breaks_after: int | None = None) -> None:
         self.begun = self.ended = 0
@@ -32,7 +32,7 @@ class Frames:
         self.begun += 1
         number = 0
         try:
-            while number != self._breaks_after:
+            while self.begun > 1 or number != self._breaks_after:
                 yield np.full((48, 64, 3), number % 256, np.uint8)
                 number += 1
             raise OSError("the lens fell off")
@@ -55,7 +55,7 @@ def test_making_one_opens_nothing(frames: Frames) -> None:
     shared = SharedSource(frames, frame_rate=100)
     feed = shared.lease()
     assert feed.info is None
-    assert (feed.newest, feed.keyframe_at, feed.gop, feed.reconnects) == (None, None, None, 0)
+    assert (feed.newest, feed.keyframe_at, feed.gop, feed.reconnects, feed.undecoded) == (None, None, None, 0, 0)
     assert feed.name == shared.name
     assert repr(shared) == f"<SharedSource {shared.name}>"
     assert feed.close()

@@ -379,6 +379,17 @@ async def test_a_slow_encoder_makes_pictures_fewer_but_not_older(packets: list[S
     assert made_encoders[0].closed
 
 
+async def test_a_decoder_that_is_behind_is_counted_too(packets: list[SourcePacket]) -> None:
+    _, make = fakes()
+    with Scripted(packets) as made:
+        async with connection(made.feed, make_encoder=make, mode="encode") as it:
+            await one_by_one(made, it.sink, 1)
+            made.source.give(9, captured_at=time.monotonic() - 10)
+            await one_by_one(made, it.sink, 1)
+            assert it.stats.send_dropped == 9
+        assert it.stats.send_dropped == 9
+
+
 async def test_a_slow_network_makes_pictures_fewer_but_not_older(packets: list[SourcePacket]) -> None:
     _, make = fakes()
     sink = FakeSink()
