@@ -32,7 +32,7 @@ from aiortc import (
 from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import candidate_from_sdp
 
-from deepio_adapters import aiortc_hooks
+from deepio_adapters import aiortc_channel, aiortc_hooks
 from deepio_adapters.engine_base import Negotiation
 from deepio_adapters.frames import ReceivedFrame
 from deepio_adapters.receiving import VideoReceiver
@@ -234,6 +234,7 @@ class _PeerConnection(Negotiation):
             channel.on("open", self._on_channel_open)
 
     def _on_channel_open(self) -> None:
+        aiortc_channel.speed_up(self._pc.sctp)
         self.engine.counters.path = aiortc_hooks.path(self._transports()[0].transport)
         self.opened(self._max_message_size)
 
