@@ -337,7 +337,7 @@ def test_a_source_of_packets_that_breaks_off_says_why(packets: list[SourcePacket
 
 
 def test_groups_that_are_too_long_are_not_kept(packets: list[SourcePacket], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deepio_adapters.feed.MAX_GROUP", 4)
+    monkeypatch.setattr("deepio_adapters.source_run.MAX_GROUP", 4)
     with ScriptedFeed(packets) as made:
         queue = made.feed.subscribe_packets()
         made.source.give(6)
