@@ -63,6 +63,18 @@ HISTORY_TIME: Final = 1.5
 HISTORY_PACKETS: Final = 1024
 """Packets kept at most, of more than one frame: 1.3 MB. aiortc keeps 128, less than a large keyframe."""
 
+RESEND_INTERVAL: Final = (0.02, 0.5)
+"""Seconds, at least and at most, between two repetitions of one packet: a round trip in between. aiortc asks for all
+that is missing whenever it misses something more; on a path that is too slow, to answer all of that would leave no
+room for anything new."""
+
+RESEND_SHARE: Final = 0.5
+"""Packets that may be sent again for each new one. A path that loses more has no room for them: they would take the
+place of new ones, whose loss would have still more of them sent."""
+
+RESEND_CREDIT: Final = 150
+"""Packets that may be sent again in any case, after a time without losses: a large keyframe."""
+
 CLOCK_RATE: Final = 90_000
 """Units of RTP timestamps in a second (RFC 6184 section 5.1, RFC 7741 section 4.1)."""
 
@@ -92,6 +104,8 @@ class _Packets:
     bursts: deque[_Burst] = dataclasses.field(default_factory=deque[_Burst])
     begun: bool = False
     """A part of it has left, or all."""
+    resent: dict[int, float] = dataclasses.field(default_factory=dict[int, float])
+    """When packets were sent again last, by their place in the frame."""
 
 
 class RtpSink:
@@ -129,6 +143,8 @@ class RtpSink:
         self._behind = False
         self._free_at = 0.0
         self._smoother = pacing.Smoother()
+        self._resend_interval = RESEND_INTERVAL[0]
+        self._resend_credit: float = RESEND_CREDIT
         # Once: abs-send-time is about differences, which a step of the wall clock would spoil.
         self._unix_time = time.time() - time.monotonic()
         # As aiortc does: in the lower half, because SRTP loses count when the first ones wrap around and are lost.
@@ -211,6 +227,8 @@ class RtpSink:
         """The far side has reported what it lost."""
         if self._ended is not None:
             self._counters.loss = loss
+            if round_trip is not None:
+                self._resend_interval = min(max(round_trip, RESEND_INTERVAL[0]), RESEND_INTERVAL[1])
             self._feedback.reported(loss, round_trip)
 
     def estimated(self, bitrate: int) -> None:
@@ -219,10 +237,16 @@ class RtpSink:
             self._feedback.estimated(bitrate)
 
     def lost(self, sequence_number: int) -> RtpPacket | None:
-        """The packet with a number, for sending it again; None if it is not kept any more."""
+        """The packet with a number, for sending it again; None if it is not kept any more, or not to be sent now."""
         for packets in reversed(self._history):
             index = (sequence_number - packets.first) & 0xFFFF
             if index < len(packets.payloads):
+                now = time.monotonic()
+                since = now - packets.resent.get(index, float("-inf"))
+                if since < self._resend_interval or self._resend_credit < 1:
+                    return None
+                packets.resent[index] = now
+                self._resend_credit -= 1
                 packet = RtpPacket(
                     payload_type=self._payload_type,
                     marker=int(index == len(packets.payloads) - 1),
@@ -285,6 +309,7 @@ class RtpSink:
                         burst.blocks = [(block[taken:], size), *burst.blocks[index + 1 :]]
                         return False
                 packets.bursts.popleft()
+                self._resend_credit = min(self._resend_credit + RESEND_SHARE * burst.packets, RESEND_CREDIT)
                 self._hooks.sent(burst.packets, burst.octets, burst.size, packets.timestamp)
             self._ready.popleft()
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 import struct
 import sys
@@ -213,6 +214,39 @@ async def test_what_is_lost_is_sent_again(rtx: bool, codec: str) -> None:
         depayload = h264_depayload if codec == "H264" else vp8_depayload
         arrived = b"".join(depayload(payloads[number]) for number in sorted(payloads))
         assert arrived == b"".join(each.data for each in frames)[: len(arrived)]
+
+
+async def test_what_is_sent_again_leaves_room_for_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with link() as one:
+        for each in h264_frames(*[20] * 40):
+            one.sink.send(each)
+        await one.until(lambda: one.complete == 40)
+        sink: Any = one.sink
+        first = one.packets[0].sequence_number
+        monkeypatch.setattr(rtp_sender, "RESEND_INTERVAL", (0.05, 0.1))
+        for round_trip, interval in ((None, 0.02), (0.0, 0.05), (5.0, 0.1)):
+            # Who asks for the same packet again and again gets it once for each round trip.
+            sink.reported(0.5, round_trip)
+            times: list[float] = []
+            begin = time.monotonic()
+            while len(times) < 3:
+                if sink.lost(first) is not None:
+                    times.append(time.monotonic())
+                assert time.monotonic() - begin < BOUND
+                await asyncio.sleep(0.001)
+            assert all(other - one >= interval - 0.001 for one, other in pairwise(times))
+            first += 1
+        # And who asks for everything gets a large keyframe, and then half as much as is new.
+        monkeypatch.setattr(rtp_sender, "RESEND_INTERVAL", (0.0, 0.0))
+        sink.reported(0.5, 0.0)
+        found = [sink.lost(first + at % 30) for at in range(400)]
+        assert sum(packet is not None for packet in found) == rtp_sender.RESEND_CREDIT - 9
+        before = len(one.packets)
+        for each in h264_frames(*[3000] * 20):
+            one.sink.send(dataclasses.replace(each, pts=each.pts + 2))
+        await one.until(lambda: one.complete == 60)
+        found = [sink.lost(first + at % 30) for at in range(400)]
+        assert sum(packet is not None for packet in found) == (len(one.packets) - before) // 2
 
 
 async def test_reports_estimates_and_requests_are_told() -> None:
