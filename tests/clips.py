@@ -144,7 +144,8 @@ def _bytes(data: bytes) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(data)
 
 
-_BEATS = [0.0, 0.01, 0.03, 0.04, 0.05, 0.1, 0.11, 0.12, 0.125, 0.17, 0.18, 0.185]
+BEATS = [0.0, 0.01, 0.03, 0.04, 0.05, 0.1, 0.11, 0.12, 0.125, 0.17, 0.18, 0.185]
+"""Seconds at which the pictures of the clip of variable rate are shown."""
 
 CLIPS: dict[str, Clip] = {
     "H.264 baseline, AVCC": Clip("copy", _x264("baseline"), ".mp4"),
@@ -158,7 +159,7 @@ CLIPS: dict[str, Clip] = {
     "H.264 interlaced": Clip("encode", _x264("main", "tff=1"), ".mp4"),
     "H.264 4:4:4": Clip("encode", _x264("high444", pix_fmt="yuv444p"), ".mkv"),
     "H.264 of odd width": Clip("encode", _x264("high444", pix_fmt="yuv444p", size=(161, 121)), ".mkv", size=(161, 121)),
-    "H.264 of variable rate": Clip("copy", _x264("main", times=_BEATS), ".mp4"),
+    "H.264 of variable rate": Clip("copy", _x264("main", times=BEATS), ".mp4"),
     "H.264 rotated by 90": Clip("encode", _rotated(90), ".mp4", size=SIZE[::-1]),
     "H.264 rotated by 180": Clip("encode", _rotated(180), ".mp4"),
     "H.264 rotated by 270": Clip("encode", _rotated(270), ".mp4", size=SIZE[::-1]),

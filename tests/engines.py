@@ -77,20 +77,38 @@ async def end(factory: EngineFactory, config: EngineConfig | None = None) -> Asy
         yield one
 
 
-async def describe(offerer: End, answerer: End, number: int = 1) -> tuple[str, str]:
-    """Relays the descriptions; returns both."""
+def _as_it_is(sdp: str) -> str:
+    return sdp
+
+
+async def describe(
+    offerer: End,
+    answerer: End,
+    number: int = 1,
+    *,
+    offered: Callable[[str], str] = _as_it_is,
+    answered: Callable[[str], str] = _as_it_is,
+) -> tuple[str, str]:
+    """Relays the descriptions, changed by `offered` and `answered`; returns both as they came."""
     for one in (offerer, answerer):
         one.engine.perform(StartEngine(negotiation=number, remote_id="far", offerer=one is offerer))
     offer = (await offerer.until(LocalOffer, number)).sdp
-    answerer.engine.perform(ApplyOffer(negotiation=number, sdp=offer))
+    answerer.engine.perform(ApplyOffer(negotiation=number, sdp=offered(offer)))
     answer = (await answerer.until(LocalAnswer, number)).sdp
-    offerer.engine.perform(ApplyAnswer(negotiation=number, sdp=answer))
+    offerer.engine.perform(ApplyAnswer(negotiation=number, sdp=answered(answer)))
     return offer, answer
 
 
-async def connect(offerer: End, answerer: End, number: int = 1) -> tuple[str, str]:
-    """Relays the descriptions and waits for both channels; returns the descriptions."""
-    described = await describe(offerer, answerer, number)
+async def connect(
+    offerer: End,
+    answerer: End,
+    number: int = 1,
+    *,
+    offered: Callable[[str], str] = _as_it_is,
+    answered: Callable[[str], str] = _as_it_is,
+) -> tuple[str, str]:
+    """Relays the descriptions and waits for both channels; returns the descriptions (see `describe`)."""
+    described = await describe(offerer, answerer, number, offered=offered, answered=answered)
     for one in (offerer, answerer):
         await one.until(ChannelOpened, number)
     return described
