@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+from collections import deque
 from typing import Any, Final
 
 from aiortc.rtcsctptransport import USERDATA_MAX_LENGTH, DataChunk
@@ -23,8 +24,9 @@ SACK_DELAY: Final = 0.02
 the far side's retransmission timer and its window, which grows with acknowledgements, shall not notice."""
 
 MAX_IN_FLIGHT: Final = 192
-"""Packets on their way at most: as many as the receive buffer that Linux gives a socket holds twice over, since the far
-side reads meanwhile. aiortc knows no bound, overruns the buffer, and waits a second for what it has lost."""
+"""Packets on their way, from which on no more are sent: the receive buffer that Linux gives a socket holds half of them
+or more, and the far side reads meanwhile. aiortc counts bytes only and knows no bound. It overruns the buffer, waits a
+second for what it has lost, and goes through all that is on its way for every packet that comes or goes."""
 
 MAX_BUNDLED: Final = USERDATA_MAX_LENGTH - 64
 """Bytes of a message to which an acknowledgement is added: the packet stays within what aiortc sends anyway."""
@@ -106,12 +108,19 @@ class _Acknowledgements:
 
 
 def _bound(sctp: Any) -> None:
-    """Bounds what is on its way."""
+    """Bounds what is on its way: beyond, only what was lost is sent."""
     transmit = sctp._transmit
 
     async def transmit_bounded() -> None:
-        sctp._cwnd = min(sctp._cwnd, MAX_IN_FLIGHT * USERDATA_MAX_LENGTH)
-        await transmit()
+        if len(sctp._sent_queue) < MAX_IN_FLIGHT:
+            await transmit()
+            return
+        waiting, sctp._outbound_queue = sctp._outbound_queue, deque[Any]()
+        try:
+            await transmit()
+        finally:
+            waiting.extend(sctp._outbound_queue)
+            sctp._outbound_queue = waiting
 
     sctp._transmit = transmit_bounded
 

@@ -8,17 +8,20 @@ import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pylibsrtp
 import pytest
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.codecs import depayload
 from aiortc.mediastreams import AudioStreamTrack
 from aiortc.rtp import RtpPacket
 
-from deepio_adapters import aiortc_hooks, udp
+from deepio_adapters import aiortc_hooks, aiortc_sending, udp
 from deepio_adapters.engine import EngineConfig, open_engine
 from deepio_adapters.media import SourcePacket
 from deepio_adapters.sources import parse_source
@@ -248,6 +251,70 @@ def test_what_cannot_leave_is_lost_and_what_finds_no_room_waits(monkeypatch: pyt
         fake.errors = [errno.EPERM, None, None]
         assert path.send(bytes(2500), 1000) == 2500
         assert fake.sent == [1000, 1000, 500]
+
+
+class RelayedTransport:
+    """As aioice's transport of a TURN allocation: it has no socket to the far side."""
+
+    def __init__(self, waiting: list[int]) -> None:
+        self.sent: list[tuple[bytes, object]] = []
+
+        class Inner:
+            class transport:  # noqa: N801 - an attribute
+                @staticmethod
+                def get_write_buffer_size() -> int:
+                    return waiting[0]
+
+        self._TurnTransport__inner_protocol = Inner
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return default
+
+    def sendto(self, data: bytes, address: object) -> None:
+        self.sent.append((data, address))
+
+
+def test_a_relayed_path_takes_no_more_than_its_server_does() -> None:
+    waiting = [0]
+    transport = RelayedTransport(waiting)
+    pair = SimpleNamespace(protocol=SimpleNamespace(transport=transport), remote_addr=("192.0.2.1", 9))
+    path = aiortc_sending._path(pair)
+    assert path.send(bytes(1500), 1000) == 1500
+    assert [(len(data), address) for data, address in transport.sent] == [
+        (1000, ("192.0.2.1", 9)),
+        (500, pair.remote_addr),
+    ]
+    waiting[0] = udp.MAX_BUFFERED + 1
+    assert path.send(bytes(1500), 1000) == 0
+
+
+def session() -> pylibsrtp.Session:
+    policy = pylibsrtp.Policy(key=bytes(range(30)), ssrc_type=pylibsrtp.Policy.SSRC_ANY_OUTBOUND)
+    return pylibsrtp.Session(policy)
+
+
+@pytest.mark.parametrize("sizes", [[1300] * 100, [1000, 1000, 500, 500, 1000, 20], [100, 1300, 100], [], [60] * 90])
+def test_packets_are_encrypted_as_one_by_one(sizes: list[int]) -> None:
+    packets = [
+        bytes(RtpPacket(payload_type=97, sequence_number=number, ssrc=1, payload=bytes(size)).serialize())
+        for number, size in enumerate(sizes)
+    ]
+    alone = session()
+    expected = [alone.protect(packet) for packet in packets]
+    blocks = aiortc_sending.Protector(session()).protect(packets)
+    datagrams = [block[start : start + size] for block, size in blocks for start in range(0, len(block), size)]
+    assert datagrams == expected
+    for block, size in blocks:
+        assert len(block) <= 65_000
+        assert len(block) <= size * udp.MAX_SEGMENTS
+    assert len(blocks) <= 1 + len(sizes) // 30 + sum(later > earlier for earlier, later in pairwise(sizes)) + len(
+        set(sizes)
+    )
+
+
+def test_what_cannot_be_encrypted_ends_the_stream() -> None:
+    with pytest.raises(ConnectionError, match="cannot be encrypted"):
+        aiortc_sending.Protector(session()).protect([b"short"])
 
 
 def test_what_waits_above_the_socket_is_bounded() -> None:
