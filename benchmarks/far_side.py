@@ -34,6 +34,9 @@ from websockets.asyncio.server import ServerConnection, serve
 SO_TIMESTAMPNS = 35
 """From asm-generic/socket.h: have the kernel note when datagrams arrive."""
 
+SO_RCVBUFFORCE = 33
+"""From the same: a larger buffer than net.core.rmem_max."""
+
 CLOCK = 90_000
 
 
@@ -53,6 +56,9 @@ class Arrivals:
         """Reads a duplicate of a socket; what comes is given to `forward(list of (data, address))`."""
         sock = socket.socket(fileno=os.dup(fileno))
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        # Room for what comes while this process does something else; more than the usual limit needs privileges.
+        with contextlib.suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
         sock.setblocking(False)
         self._sockets[sock.fileno()] = sock, forward
         self._poll.register(sock.fileno(), select.EPOLLIN)
@@ -130,8 +136,9 @@ class Undecoded(queue.Queue[Any]):
 class FarSide:
     """Stream managers, one for each client."""
 
-    def __init__(self, arrivals: Arrivals, *, results: float, codec: str | None) -> None:
+    def __init__(self, arrivals: Arrivals, *, results: float, keyframes: float, codec: str | None) -> None:
         self._arrivals = arrivals
+        self._keyframes = keyframes
         self._results = results
         self._codec = codec
         self._loop = asyncio.get_running_loop()
@@ -179,6 +186,9 @@ class FarSide:
             if self._results:
                 tasks.append(self._loop.create_task(self._send_results(channel)))
 
+            if self._keyframes:
+                tasks.append(self._loop.create_task(self._ask_for_keyframes(transceiver.receiver)))
+
         channel.on("open", opened)
 
         def changed() -> None:
@@ -209,15 +219,21 @@ class FarSide:
             channel.send(json.dumps({"type": "data", "frame_idx": number, "vc_time": 0.0, "objects": objects}))
             number += 1
 
+    async def _ask_for_keyframes(self, receiver: Any) -> None:
+        while True:
+            await asyncio.sleep(self._keyframes)
+            for source in receiver._RTCRtpReceiver__active_ssrc:
+                await receiver._send_rtcp_pli(source)
 
-async def run(results: float, codec: str | None) -> None:
+
+async def run(results: float, keyframes: float, codec: str | None) -> None:
     """The process."""
+    sys.setswitchinterval(0.0005)  # two busy threads
     arrivals = Arrivals()
     bare = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    bare.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     bare.bind(("127.0.0.1", 0))
     arrivals.add(bare.fileno(), None)
-    far = FarSide(arrivals, results=results, codec=codec)
+    far = FarSide(arrivals, results=results, keyframes=keyframes, codec=codec)
     async with serve(far.serve, "127.0.0.1", 0, compression=None) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         print(json.dumps({"url": f"ws://127.0.0.1:{port}", "bare": bare.getsockname()[1]}), flush=True)
@@ -233,9 +249,10 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=float, default=0, help="results a second over the data channel")
+    parser.add_argument("--keyframes", type=float, default=0, help="seconds between requests for keyframes")
     parser.add_argument("--codec", choices=["H264", "VP8"], help="accept this one only")
     options = parser.parse_args()
-    asyncio.run(run(options.results, options.codec))
+    asyncio.run(run(options.results, options.keyframes, options.codec))
 
 
 if __name__ == "__main__":

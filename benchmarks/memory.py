@@ -66,12 +66,13 @@ def row(kind: str, count: int, looks: list[Look], after: dict[str, Any]) -> dict
     }
 
 
-def measure(clip: str, programs: list[tuple[str, int]], minutes: float) -> list[dict[str, Any]]:
+def measure(clip: str, programs: list[tuple[str, int]], minutes: float, keyframes: float) -> list[dict[str, Any]]:
     """Runs all programs side by side."""
     with contextlib.ExitStack() as stack:
         senders = []
         for kind, count in programs:
-            far = stack.enter_context(Process("benchmarks.far_side", "--results", "30"))
+            asking = ("--keyframes", str(keyframes)) if keyframes else ()
+            far = stack.enter_context(Process("benchmarks.far_side", "--results", "30", *asking))
             told = far.read()
             arguments = (kind, told["url"], str(told["bare"]), clip, str(count))
             sender = stack.enter_context(Process("benchmarks.senders", *arguments))
@@ -111,12 +112,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", help="H.264 without B-frames in MP4; without it, one is made")
     parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--keyframes", type=float, default=0, help="seconds between requests of the far side for one")
     parser.add_argument("--programs", nargs="+", default=["ours-copy:1", "ours-copy:8", "stock-copy:1"])
     parser.add_argument("--json", help="file for the figures; benchmarks.plots draws them")
     options = parser.parse_args()
     with clip_at(options.clip) as clip:
         programs = [(kind, int(count)) for kind, count in (each.split(":") for each in options.programs)]
-        rows = measure(clip, programs, options.minutes)
+        rows = measure(clip, programs, options.minutes, options.keyframes)
     print(table(rows))
     print(*(f"{TITLES[each['kind']]}: {each['note']}" for each in rows if each["note"]), sep="\n", file=sys.stderr)
     if options.json:
