@@ -1,4 +1,6 @@
-"""A negotiation over aiortc, which is one `RTCPeerConnection`. Nothing else in deep-io imports aiortc.
+"""A negotiation over aiortc, which is one `RTCPeerConnection`.
+
+Besides this module, those that send and receive for it import aiortc, and nothing else in deep-io does.
 
 How it meets what is known of aiortc 1.16 and of the peers:
 

@@ -197,12 +197,12 @@ class RtpSink:
 
     async def run(self, codec: Any) -> None:
         """Sends until the connection ends."""
-        self._far = self._find_far(codec.name)
-        self._payload_type = int(codec.payloadType)
-        self._template: HeaderTemplate = self._hooks.header_template(self._payload_type)
-        self._protector: Protector = self._hooks.protector()
-        self._ended = ended = asyncio.Event()
         try:
+            self._far = self._find_far(codec.name)
+            self._payload_type = int(codec.payloadType)
+            self._template: HeaderTemplate = self._hooks.header_template(self._payload_type)
+            self._protector: Protector = self._hooks.protector()
+            self._ended = ended = asyncio.Event()
             self._feedback.started(self)
             await ended.wait()
         except Exception:
