@@ -24,6 +24,7 @@ from deepio_adapters.frames import ReceivedFrame
 from deepio_adapters.pairing import sent_log
 from deepio_adapters.recording import Recorder
 from deepio_adapters.slots import LatestSlot
+from deepio_adapters.source_urls import SourceError
 from deepio_core.errors import RemoteProtocolError
 from deepio_core.inputs import (
     Activity,
@@ -35,6 +36,7 @@ from deepio_core.inputs import (
     LocalAnswer,
     LocalOffer,
 )
+from deepio_core.media.choice import copyable
 from deepio_core.outputs import (
     ApplyAnswer,
     ApplyCandidate,
@@ -367,14 +369,20 @@ class EngineBase(ABC):
         """Opens the source, and begins to load; on asyncio or trio.
 
         Raises:
-            SourceError: It cannot be opened.
+            SourceError: It cannot be opened, or is to be copied and cannot.
         """
         if self.feed is not None:
             self.room.call_soon(self._load_later)
             # Given up at once when cancelled: `aclose`, which follows, has the source let go of what it waits for.
             # And in a thread of its own: forty cameras that do not answer must not hold up the next.
             limiter = anyio.CapacityLimiter(1)
-            await anyio.to_thread.run_sync(self.feed.open, abandon_on_cancel=True, limiter=limiter)
+            info = await anyio.to_thread.run_sync(self.feed.open, abandon_on_cancel=True, limiter=limiter)
+            choice = copyable(info.stream, self.config.video)
+            if self.config.video.mode == "copy" and not choice.copy:
+                raise SourceError(
+                    f"The video of {self.feed.name} cannot be sent as it is: {choice.reason}.",
+                    remedy='Use video="auto", which encodes what cannot be copied.',
+                )
         self.room.call_soon(self._begin_to_load)
 
     async def loaded(self) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from deepio_adapters.reconnecting import ReconnectPolicy
     from deepio_adapters.sources import FrameFeed
     from deepio_adapters.streams import FrameStream, MessageStream, ResultStream
     from deepio_core.jsontext import JSON
@@ -98,6 +99,9 @@ class DeepIOBase:
         loop: Start the source again at its end.
         frame_rate: Frames per second, for sources that make frames.
         source_options: FFmpeg's options for the source.
+        reconnect: Open a live source again when it is lost, while the connection stays; a
+            `deepio_adapters.reconnecting.ReconnectPolicy` to say when.
+        audio: Send the sound of the source too, in Opus, if it has any and the remote peer takes it.
         video: "auto" copies the packets of the source when the remote peer can take them, and encodes otherwise;
             "copy", "encode", or a `VideoOptions` with more settings.
         silence_timeout: Seconds without any sign of life after which the remote peer counts as lost; None for never.
@@ -136,22 +140,32 @@ class DeepIOBase:
         loop: bool = False,
         frame_rate: float | None = None,
         source_options: Mapping[str, str] | None = None,
+        reconnect: bool | ReconnectPolicy = True,
+        audio: bool = False,
         video: VideoMode | VideoOptions = "auto",
         silence_timeout: float | None = 4.5,
     ) -> None:
         encode(metadata)  # raises if it is not JSON
 
         shared = source if isinstance(source, SharedSource) else None
-        if shared is not None and (format or source_options or loop or frame_rate):
+        if shared is not None and (format or source_options or loop or frame_rate or reconnect is not True):
             raise LocalProtocolError(
-                "format, source_options, loop and frame_rate are settings of the shared source itself.",
+                "format, source_options, loop, frame_rate and reconnect are settings of the shared source itself.",
                 remedy="Give them to SharedSource.",
             )
 
         def make_source() -> Any:
             assert source is not None, "asked for only if there is one"
             assert not isinstance(source, SharedSource), "those make their own"
-            return parse_source(source, format=format, options=source_options, loop=loop, frame_rate=frame_rate)
+            return parse_source(
+                source,
+                format=format,
+                options=source_options,
+                loop=loop,
+                frame_rate=frame_rate,
+                reconnect=reconnect,
+                audio=audio,
+            )
 
         own = source is not None and shared is None
         # Raises if it is none; opens nothing.
@@ -170,6 +184,7 @@ class DeepIOBase:
                 source=make_source if own else None,
                 shared=shared,
                 video=video if isinstance(video, VideoOptions) else VideoOptions(mode=video),
+                audio=audio,
                 keep_frames=keep_frames,
                 receive_video=receive_video,
                 media_sink=media_sink,

@@ -29,6 +29,7 @@ from deepio_adapters.fleet_records import (
     StreamStatus,
 )
 from deepio_adapters.pairing import Result
+from deepio_adapters.reconnecting import ReconnectPolicy
 from deepio_adapters.recording import RecordingError
 from deepio_adapters.source_urls import SourceError
 from deepio_core.errors import AddressError, DeepIOError, LocalProtocolError
@@ -132,7 +133,7 @@ def _written(name: str, value: Any) -> JSON:
         return list(value)
     if name == "source_options" and plain is not None:
         return dict(value)
-    if isinstance(value, (VideoOptions, ChannelOptions)):
+    if isinstance(value, (VideoOptions, ChannelOptions, ReconnectPolicy)):
         return dataclasses.asdict(value)
     if isinstance(value, os.PathLike):
         return os.fsdecode(cast("os.PathLike[str]", value))
@@ -151,6 +152,8 @@ def read_arguments(written: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(arguments.get("video"), dict):
         video: dict[str, Any] = {name: _tuple(value) for name, value in arguments["video"].items()}
         arguments["video"] = VideoOptions(**video)
+    if isinstance(arguments.get("reconnect"), dict):
+        arguments["reconnect"] = ReconnectPolicy(**arguments["reconnect"])
     if arguments.get("channel"):
         arguments["channel"] = ChannelOptions(**arguments["channel"])
     return arguments

@@ -38,6 +38,7 @@ class SharedSource:
         frame_rate: Frames per second, for sources that make frames.
         timeout: Seconds to wait at most for the opening, and for more data later; None for what suits the source.
         reconnect: Open a live source again when it is lost, and when.
+        audio: Take the sound of the source too, for those who send it.
 
     Raises:
         SourceError: It is not a source, or an argument does not go with it.
@@ -53,6 +54,7 @@ class SharedSource:
         frame_rate: float | None = None,
         timeout: tuple[float, float] | None = None,
         reconnect: bool | ReconnectPolicy = True,
+        audio: bool = False,
     ) -> None:
         make = partial(
             parse_source,
@@ -63,6 +65,7 @@ class SharedSource:
             frame_rate=frame_rate,
             timeout=timeout,
             reconnect=reconnect,
+            audio=audio,
         )
         probe = make()  # raises if it is none
         self.name = probe.name

@@ -18,7 +18,7 @@ from deepio_adapters.encoding import EncodingThread
 from deepio_adapters.media import EncodedFrame, SourceGap
 from deepio_adapters.slots import LatestSlot, SlotClosedError
 from deepio_core.media.bitrate import RateController
-from deepio_core.media.choice import Choice, choose, preferred_codecs
+from deepio_core.media.choice import NO_PACKETS, choose, preferred_codecs
 from deepio_core.media.plan import Mode, VideoPlan
 
 if TYPE_CHECKING:
@@ -58,8 +58,6 @@ NAMES: Final[dict[Mode, Literal["copy", "encode"]]] = {
     Mode.BRIDGE: "encode",
     Mode.ENCODE: "encode",
 }
-
-NO_PACKETS: Final = Choice(copy=False, reason="the source makes pictures, and has no packets to copy")
 
 
 def _video_encoder(codec: Codec, options: VideoOptions, frame_rate: float | None) -> Encoder:

@@ -130,6 +130,10 @@ class SourceOptions:
         ),
     ] = field(default_factory=list[str])
 
+    audio: Annotated[
+        bool, typer.Option("--audio", help="Send the sound of the source too.", rich_help_panel=_SOURCE)
+    ] = False
+
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments for `DeepIO`.
 
@@ -143,7 +147,7 @@ class SourceOptions:
                     f"{key or '='!r} is no KEY=VALUE, as in rtsp_transport=udp.", param_hint="--source-option"
                 )
         options = {key.strip(): value for key, _, value in pairs}
-        return {"format": self.format, "loop": self.loop, "source_options": options or None}
+        return {"format": self.format, "loop": self.loop, "source_options": options or None, "audio": self.audio}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from deepio_core.media.stream import StreamFormat
     from deepio_core.sdp import Description
 
-__all__ = ["Choice", "choose", "far_video", "preferred_codecs"]
+__all__ = ["NO_PACKETS", "Choice", "choose", "copyable", "far_video", "preferred_codecs"]
 
 _RTP_NAMES: Final = {"h264": "H264", "vp8": "VP8"}
 _NAMES: Final = {
@@ -70,6 +70,10 @@ class Choice:
     """Why, or why not; part of a sentence."""
 
 
+NO_PACKETS: Final = Choice(copy=False, reason="the source makes pictures, and has no packets to copy")
+"""Of numpy frames and the test pattern."""
+
+
 def choose(stream: StreamFormat, far: FarVideo, options: VideoOptions) -> Choice:
     """Decide whether a stream is copied.
 
@@ -84,6 +88,18 @@ def choose(stream: StreamFormat, far: FarVideo, options: VideoOptions) -> Choice
     return Choice(copy=obstacle is None, reason=obstacle or "the far side takes the video as it is")
 
 
+def copyable(stream: StreamFormat | None, options: VideoOptions) -> Choice:
+    """Decide whether there can be a far side that a stream is copied to: one that takes all that can be taken.
+
+    Args:
+        stream: What is known of it; None if the source gives pictures.
+        options: The settings.
+    """
+    if stream is None:
+        return NO_PACKETS
+    return choose(stream, FarVideo(codec=_RTP_NAMES.get(stream.codec, "H264"), lenient=True), options)
+
+
 def preferred_codecs(stream: StreamFormat | None, options: VideoOptions) -> tuple[str, ...]:
     """The codecs to agree on, the preferred one first.
 
@@ -95,10 +111,9 @@ def preferred_codecs(stream: StreamFormat | None, options: VideoOptions) -> tupl
         options: The settings.
     """
     first: str = options.codec or "H264"
-    if stream is not None and (options.codec is None or options.mode == "copy"):
-        codec = _RTP_NAMES.get(stream.codec, first)
-        if choose(stream, FarVideo(codec=codec, lenient=True), options).copy:
-            first = codec
+    asked = options.codec is not None and options.mode != "copy"
+    if stream is not None and not asked and copyable(stream, options).copy:
+        first = _RTP_NAMES[stream.codec]
     return (first, *(codec for codec in ("H264", "VP8") if codec != first))
 
 

@@ -25,6 +25,7 @@ from deepio_core.inputs import (
     LocalAnswer,
     LocalOffer,
 )
+from deepio_core.media.options import VideoOptions
 from deepio_core.outputs import (
     ApplyAnswer,
     ApplyCandidate,
@@ -222,6 +223,18 @@ async def test_a_source_that_cannot_be_opened_is_told_at_once(factory: EngineFac
         async with end(factory, EngineConfig(source=lambda: parse_source(tmp_path / "nothing.mp4"))):
             pass
     assert "deepio-engine-room" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize(("clip", "why"), [("hevc", "H.265"), ("b_frames", "B-frames"), (None, "no packets")])
+async def test_what_cannot_be_copied_is_refused_at_once_if_it_must_be(
+    factory: EngineFactory, tmp_path, clip: str | None, why: str
+) -> None:
+    how = {"hevc": {"codec": "libx265"}, "b_frames": {"b_frames": 2}}
+    source = "test:160x128" if clip is None else make_clip(tmp_path / "clip.mp4", **how[clip])
+    with pytest.raises(SourceError, match=why) as raised:
+        async with end(factory, EngineConfig(source=lambda: parse_source(source), video=VideoOptions(mode="copy"))):
+            pass
+    assert "auto" in raised.value.remedy
 
 
 async def test_a_recording_that_cannot_be_written_is_told_at_once(factory: EngineFactory, tmp_path) -> None:

@@ -38,6 +38,7 @@ from deepio_adapters.fleet_wire import (
 )
 from deepio_adapters.link import LinkError
 from deepio_adapters.pairing import Result
+from deepio_adapters.reconnecting import ReconnectPolicy
 from deepio_adapters.sources import SourceError
 from deepio_core.errors import AddressError, DeepIOError, LocalProtocolError
 from deepio_core.media.options import VideoOptions
@@ -65,6 +66,7 @@ def test_arguments():
         "source_options": {"rtsp_transport": "udp"},
         "remote_types": ("stream_manager",),
         "loop": True,
+        "reconnect": ReconnectPolicy(attempts=3),
     }
     assert read_arguments(over(write_arguments(arguments))) == {
         **arguments,
@@ -74,7 +76,8 @@ def test_arguments():
         "remote_types": ["stream_manager"],
     }
     plain: dict[str, Any] = {
-        "source": None, "video": "copy", "ice_servers": (), "channel": None, "source_options": None, "ssl_context": None
+        "source": None, "video": "copy", "ice_servers": (), "channel": None, "source_options": None,
+        "ssl_context": None, "reconnect": False,
     }  # fmt: skip
     assert read_arguments(over(write_arguments(plain))) == {**plain, "ice_servers": []}
 

@@ -141,12 +141,18 @@ def test_options_of_video_become_settings() -> None:
 
 
 def test_options_of_the_source_become_arguments() -> None:
-    assert SourceOptions().arguments() == {"format": None, "loop": False, "source_options": None}
-    options = SourceOptions(format="v4l2", loop=True, source_option=["video_size=1x2", "a=b=c", "empty="])
+    assert SourceOptions().arguments() == {
+        "format": None,
+        "loop": False,
+        "source_options": None,
+        "audio": False,
+    }
+    options = SourceOptions(format="v4l2", loop=True, source_option=["video_size=1x2", "a=b=c", "empty="], audio=True)
     assert options.arguments() == {
         "format": "v4l2",
         "loop": True,
         "source_options": {"video_size": "1x2", "a": "b=c", "empty": ""},
+        "audio": True,
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from deepio_core.media.choice import choose, far_video, preferred_codecs
+from deepio_core.media.choice import choose, copyable, far_video, preferred_codecs
 from deepio_core.media.far import FarVideo
 from deepio_core.media.options import VideoOptions
 from deepio_core.media.stream import StreamFormat
@@ -253,6 +253,15 @@ def test_every_format_has_an_answer_and_what_is_learned_later_only_refuses(strea
 VP8_STREAM = StreamFormat(codec="vp8", width=640, height=360)
 B_FRAMES = camera(b_frames=True)
 HIGH = camera(profile=100, constraints=0, level=51)
+
+
+def test_whether_anybody_can_take_a_copy() -> None:
+    assert copyable(CAMERA, OPTIONS).copy
+    assert copyable(StreamFormat(codec="vp8", width=1280, height=720), OPTIONS).copy
+    assert "H.265" in copyable(StreamFormat(codec="hevc", width=1280, height=720), OPTIONS).reason
+    assert "B-frames" in copyable(camera(b_frames=True), OPTIONS).reason
+    assert "no packets" in copyable(None, OPTIONS).reason
+    assert not copyable(CAMERA, VideoOptions(mode="encode")).copy
 
 
 @pytest.mark.parametrize(
