@@ -295,10 +295,12 @@ class Blocked:
     def __init__(self, path: udp.Path) -> None:
         self.path = path
         self.room = 0
+        self.passed = 0
 
     def send(self, block: bytes, size: int) -> int:
         taken = min(self.room * size, len(block))
-        self.room -= taken // size
+        self.room -= -(-taken // size)
+        self.passed += -(-taken // size)
         return self.path.send(block[:taken], size) if taken else 0
 
     def close(self) -> None:
@@ -326,6 +328,7 @@ async def test_a_full_socket_delays_and_loses_nothing() -> None:
         blocked.room = 1000
         await one.until(lambda: one.complete == 3)
         assert one.numbers == list(range(len(one.packets)))
+        assert blocked.passed == len(one.packets)  # nothing has left twice
         assert one.sink.backlog == 0
         assert one.counters.send_dropped == 0
 
