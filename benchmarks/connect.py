@@ -116,11 +116,11 @@ def _ours(url: str, ca: str, source: str, mark: Any, *, loaded: bool) -> None:
 
 def _watch_engine(mark: Any) -> None:
     """Notes the offer and the answer as they pass the engine, and has its transports watched once they are loaded."""
-    from deepio_adapters import engine_base
+    from deepio_adapters import engine_base, negotiation
     from deepio_adapters.aiortc_engine import AiortcEngine
     from deepio_core import inputs, outputs
 
-    take, tell, load = engine_base.EngineBase.perform, engine_base.Negotiation.tell, AiortcEngine.load
+    take, tell, load = engine_base.EngineBase.perform, negotiation.Negotiation.tell, AiortcEngine.load
 
     def noted_take(self: Any, effect: Any) -> None:
         if isinstance(effect, outputs.ApplyOffer):
@@ -137,7 +137,7 @@ def _watch_engine(mark: Any) -> None:
         _watch_transports(mark)
 
     engine_base.EngineBase.perform = noted_take  # type: ignore[method-assign]
-    engine_base.Negotiation.tell = noted_tell  # type: ignore[method-assign]
+    negotiation.Negotiation.tell = noted_tell  # type: ignore[method-assign]
     AiortcEngine.load = noted_load  # type: ignore[method-assign]
 
 

@@ -35,8 +35,8 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import candidate_from_sdp
 
 from deepio_adapters import aiortc_channel, aiortc_hooks
-from deepio_adapters.engine_base import Negotiation
 from deepio_adapters.frames import ReceivedFrame
+from deepio_adapters.negotiation import Negotiation
 from deepio_adapters.receiving import VideoReceiver
 from deepio_adapters.sound_track import SoundTrack
 from deepio_adapters.stock_sender import StockSink

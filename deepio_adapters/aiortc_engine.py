@@ -6,7 +6,8 @@ import importlib
 import re
 from typing import TYPE_CHECKING, Final
 
-from deepio_adapters.engine_base import EngineBase, Negotiation
+from deepio_adapters.engine_base import EngineBase
+from deepio_adapters.negotiation import Negotiation
 from deepio_core.errors import LocalProtocolError
 
 if TYPE_CHECKING:

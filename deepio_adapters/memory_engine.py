@@ -13,8 +13,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final
 
 from deepio_adapters.engine import Engine, EngineConfig, Report, opened
-from deepio_adapters.engine_base import EngineBase, Negotiation
+from deepio_adapters.engine_base import EngineBase
 from deepio_adapters.frames import ReceivedFrame
+from deepio_adapters.negotiation import Negotiation
 from deepio_adapters.slots import LatestSlot, SlotClosedError
 from deepio_core.outputs import Cause
 
