@@ -25,6 +25,9 @@ from typing import Any
 
 RATE = 25
 
+STAGGER = 0.107
+"""Seconds between two streams that begin: cameras are not in step."""
+
 
 extras: list[Callable[[], dict[str, Any]]] = []
 """What else is told."""
@@ -64,12 +67,17 @@ async def ours(url: str, clip: str, count: int, video: dict[str, Any]) -> None:
 
     options = VideoOptions(**video)
     async with contextlib.AsyncExitStack() as stack:
-        deeps = []
-        for number in range(count):
-            deep = DeepIO(url, None, clip, f"bench{number}", auto_connect=True, loop=True, video=options)
-            deeps.append(await stack.enter_async_context(deep))
-            await deep.wait_connected()
-            await asyncio.sleep(1 / RATE / count)  # cameras are not in step
+        deeps = [
+            DeepIO(url, None, clip, f"bench{number}", auto_connect=True, loop=True, video=options)
+            for number in range(count)
+        ]
+
+        async def stream(number: int) -> None:
+            await asyncio.sleep(number * STAGGER)
+            await stack.enter_async_context(deeps[number])
+            await deeps[number].wait_connected()
+
+        await asyncio.gather(*map(stream, range(count)))
 
         def extra() -> dict[str, Any]:
             stats = deeps[0].stats()
@@ -130,6 +138,7 @@ async def stock(url: str, clip: str, count: int, codec: str, *, copy: bool) -> N
     from websockets.asyncio.client import connect
 
     async def stream(number: int) -> Any:
+        await asyncio.sleep(number * STAGGER)
         link = await connect(f"{url}/stream_capture/bench{number}", compression=None)
         await link.send(json.dumps({"type": "pair", "remotePeerId": "sm"}))
         await link.recv()
@@ -156,12 +165,10 @@ async def stock(url: str, clip: str, count: int, codec: str, *, copy: bool) -> N
         if json.loads(text)["type"] == "data":
             channel.send(json.dumps({"type": "acknowledge", "rtt": 0}))
 
-    kept = []
-    for number in range(count):
-        kept.append(await stream(number))
-        await asyncio.sleep(1 / RATE / count)
+    kept = await asyncio.gather(*map(stream, range(count)))
     up()
     await asyncio.Event().wait()
+    del kept
 
 
 # --- The floor ---

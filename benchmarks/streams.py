@@ -38,7 +38,7 @@ TITLES = {
 }
 
 
-ANSWER_TIME = 60
+ANSWER_TIME = 120
 """Seconds for a process to answer, above all for many streams to connect."""
 
 
