@@ -116,7 +116,7 @@ class RtpSink:
     Args:
         sender: The sender, without a track, before the connection is made.
         feedback: Whose frames are sent.
-        counters: Where it is counted what is dropped and sent again.
+        counters: Where it is counted what is sent, dropped and sent again.
         far: Tells what the far side can take, given the codec that was agreed.
     """
 
@@ -383,8 +383,10 @@ class RtpSink:
         )
 
     def _remember(self, packets: _Packets) -> None:
-        """Keeps what leaves for a while, in case that the far side misses it."""
+        """Counts what leaves, and keeps it for a while, in case that the far side misses it."""
         packets.begun = True
+        self._counters.frames_sent += 1
+        self._counters.frames_copied += packets.frame.copied
         history = self._history
         history.append(packets)
         self._history_packets += len(packets.payloads)

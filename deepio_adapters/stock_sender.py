@@ -59,7 +59,7 @@ class StockSink:
 
     Args:
         feedback: Whose frames are sent.
-        counters: Where it is counted what is dropped.
+        counters: Where it is counted what is sent and dropped.
         far: Tells what the far side can take.
     """
 
@@ -122,7 +122,10 @@ class StockSink:
                 continue
             early = self._waiting[0][0] - time.monotonic()
             if early <= 0:
-                return self._waiting.popleft()[1]
+                frame = self._waiting.popleft()[1]
+                self._counters.frames_sent += 1
+                self._counters.frames_copied += frame.copied
+                return frame
             await asyncio.sleep(early)
 
     def stop(self) -> None:

@@ -238,7 +238,6 @@ class VideoSender:
                 interval=packet.interval,
                 copied=True,
             )
-            self._counters.frames_copied += 1
             self._send(frame, now)
 
     def _repeat(self, after: float) -> None:
@@ -269,7 +268,6 @@ class VideoSender:
             frame = dataclasses.replace(frame, pts=self._pts + MIN_STEP)
         self._pts = frame.pts
         self._due = max(now, frame.captured_at)
-        self._counters.frames_sent += 1
         self._sink.send(frame)
         if self._sent is not None:
             self._sent(frame.captured_at, self._due)
