@@ -50,6 +50,12 @@ MUCH_LESS = 0.6
 REOPEN_AFTER = 2.0
 """Seconds from a keyframe before such an encoder is opened again for more bitrate. Less bitrate does not wait."""
 
+RATE_MEMORY = 0.1
+"""Part that each interval between two pictures has in their average: that of a second or less."""
+
+RATE_CHANGE = 1.5
+"""By what the frame rate must have changed for an encoder to be opened again at the next keyframe."""
+
 RATE_TOLERANCE = 0.25
 """Part of the frame interval by which a picture may come early, or late, when the frame rate is limited."""
 
@@ -93,6 +99,9 @@ class VideoEncoder:
         self._proven = False
         self._context: OpenEncoder | None = None
         self._shape: PictureShape | None = None
+        # x264 without delay counts pictures, not time: it must be told how many there are.
+        self._interval = 1 / self._frame_rate
+        self._opened_interval = self._interval
         self._opened_bitrate = 0
         self._reformatter = VideoReformatter()
         self._input_pts: float | None = None
@@ -138,6 +147,10 @@ class VideoEncoder:
             self.dropped_by_rate += 1
             return None
         keyframe = keyframe or pts - self._keyframe_pts >= self._options.keyframe_interval
+        if self._pts is not None:
+            # A pause says little about the rate.
+            interval = min(pts - self._pts, (1 + 2 * RATE_CHANGE) * self._interval, MAX_INTERVAL)
+            self._interval += (interval - self._interval) * RATE_MEMORY
         if self._reopens(pts, keyframe):
             self.close()
         data, is_keyframe = self._encode(frame.picture, round(pts * VIDEO_CLOCK), keyframe)
@@ -190,7 +203,9 @@ class VideoEncoder:
         if kind.follows_bitrate:
             # Its rate buffer is as it was opened; once the bitrate has become much smaller, the next keyframe is
             # taken as an occasion for a smaller one.
-            return self._bitrate > self._opened_bitrate or (keyframe and change < -MUCH_LESS)
+            rate = self._opened_interval / self._interval
+            another = keyframe and (change < -MUCH_LESS or not 1 / RATE_CHANGE < rate < RATE_CHANGE)
+            return self._bitrate > self._opened_bitrate or another
         return (
             (keyframe and change != 0)  # then it costs nothing
             or change < -REOPEN_ABOVE
@@ -255,10 +270,12 @@ class VideoEncoder:
         )
         if self._context is None or shape != self._shape:
             self._opened_bitrate = self._opening_bitrate(kind)
+            self._opened_interval = max(self._interval, MIN_INTERVAL)
             self._context = open_encoder(
-                kind, self._options, shape, bitrate=self._opened_bitrate, frame_rate=self._frame_rate
+                kind, self._options, shape, bitrate=self._opened_bitrate, frame_rate=1 / self._opened_interval
             )
             self._shape = shape
         if kind.follows_bitrate:
-            self._context.bit_rate = self._bitrate
+            by_pictures = self._bitrate * self._interval / self._opened_interval
+            self._context.bit_rate = min(round(by_pictures), self._opened_bitrate)
         return self._context

@@ -138,6 +138,18 @@ def test_the_bitrate_is_followed_while_it_runs(codec, keyframes):
     assert len(decode(codec, before + after)) == 125
 
 
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(("announced", "rate"), [(25, 25), (25, 10), (10, 25), (None, 5)])
+def test_the_bitrate_does_not_hang_on_how_many_pictures_there_are(codec, announced, rate):
+    """Cameras announce rates that they do not keep, and a machine that is busy leaves pictures out."""
+    encoder = VideoEncoder(codec, VideoOptions(bitrate=600_000, keyframe_interval=60), frame_rate=announced)
+    frames = [frame(number % 40, pts=number / rate, noise=20) for number in range(3 * rate + 30)]
+    encoded = encode(encoder, frames, keyframes={30})
+    settled = encoded[31 + rate :]
+    bits = sum(len(each.data) for each in settled) * 8
+    assert bits / (len(settled) / rate) == pytest.approx(600_000, rel=0.25)
+
+
 def test_the_bitrate_stays_within_its_bounds():
     encoder = VideoEncoder("H264", VideoOptions(min_bitrate=200_000, max_bitrate=2_000_000))
     encoder.bitrate = 1
