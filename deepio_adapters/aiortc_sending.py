@@ -173,7 +173,7 @@ class SenderHooks:
             self._path = None if pair is None else _path(pair)
         return self._path
 
-    def sent(self, packets: int, octets: int, size: int, timestamp: int) -> None:
+    def sent(self, packets: int, octets: int, size: int, timestamp: int, captured_at: float) -> None:
         """Counts packets that have left, for the sender report (RFC 3550 section 6.4.1) and the statistics.
 
         Args:
@@ -181,9 +181,11 @@ class SenderHooks:
             octets: Bytes of their payloads.
             size: Bytes of the datagrams.
             timestamp: RTP timestamp of the last one.
+            captured_at: The moment that it stands for, of `time.monotonic`. aiortc says in its reports when the packet
+                left instead, so that pictures seem to be younger than they are.
         """
         sender, dtls = self._sender, self._sender.transport
-        sender._RTCRtpSender__ntp_timestamp = ntp_time(time.time())
+        sender._RTCRtpSender__ntp_timestamp = ntp_time(time.time() - time.monotonic() + captured_at)
         sender._RTCRtpSender__rtp_timestamp = timestamp
         sender._RTCRtpSender__octet_count += octets
         sender._RTCRtpSender__packet_count += packets

@@ -310,7 +310,7 @@ class RtpSink:
                         return False
                 packets.bursts.popleft()
                 self._resend_credit = min(self._resend_credit + RESEND_SHARE * burst.packets, RESEND_CREDIT)
-                self._hooks.sent(burst.packets, burst.octets, burst.size, packets.timestamp)
+                self._hooks.sent(burst.packets, burst.octets, burst.size, packets.timestamp, packets.frame.captured_at)
             self._ready.popleft()
         return True
 

@@ -270,8 +270,9 @@ async def test_reports_estimates_and_requests_are_told() -> None:
 
 async def test_sender_reports_and_statistics_are_right() -> None:
     async with link() as one:
+        taken = time.monotonic() - 0.25
         for each in h264_frames(9000, 1000, 1000):
-            one.sink.send(each)
+            one.sink.send(dataclasses.replace(each, captured_at=taken))
         await one.until(lambda: one.complete == 3)
         stats = await one.transceiver.sender.getStats()
         outbound = next(each for each in stats.values() if each.type == "outbound-rtp")
@@ -279,8 +280,9 @@ async def test_sender_reports_and_statistics_are_right() -> None:
         assert outbound.bytesSent == sum(len(packet.payload) for packet in one.packets)
         sender = one.transceiver.sender
         assert sender._RTCRtpSender__rtp_timestamp == one.packets[-1].timestamp
-        age = time.time() + 2_208_988_800 - sender._RTCRtpSender__ntp_timestamp / (1 << 32)
-        assert 0 <= age < BOUND
+        # The moment that the timestamp stands for, and not when it left.
+        said = sender._RTCRtpSender__ntp_timestamp / (1 << 32) - 2_208_988_800
+        assert said == pytest.approx(taken + time.time() - time.monotonic(), abs=0.01)
         transport = next(each for each in stats.values() if each.type == "transport")
         assert transport.packetsSent >= len(one.packets)
         assert transport.bytesSent > outbound.bytesSent
