@@ -6,10 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection
+from aiortc.rtcsctptransport import USERDATA_MAX_LENGTH
 
 from deepio_adapters import aiortc_channel, aiortc_hooks
 from tests.engines import BOUND
@@ -75,13 +77,17 @@ async def ends() -> AsyncGenerator[Ends]:
         await both.far.close()
 
 
+def arrived(both: Any, count: int) -> bool:
+    return len(both.received["far"]) == count
+
+
 async def test_an_answer_takes_the_acknowledgement_with_it() -> None:
     async with ends() as both:
         both.near_channel.on("message", lambda _: both.near_channel.send("answer"))
         before = both.packets("near")
         for number in range(20):
             both.far_channel.send(str(number))
-            await both.until(lambda count=number + 1: len(both.received["far"]) == count)
+            await both.until(partial(arrived, both, number + 1))
         await both.until(lambda: not both.sent_by("far")._sent_queue)
         assert both.received == {"near": [str(number) for number in range(20)], "far": ["answer"] * 20}
         assert both.packets("near") - before == 20
@@ -113,7 +119,7 @@ async def test_a_large_answer_goes_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     async with ends() as both:
         both.far_channel.send("question")
         await both.until(lambda: both.received["near"])
-        both.near_channel.send("x" * aiortc_channel.USERDATA_MAX_LENGTH)
+        both.near_channel.send("x" * USERDATA_MAX_LENGTH)
         await both.until(lambda: both.received["far"])
         assert both.sent_by("far")._sent_queue  # not acknowledged yet
         both.near_channel.send("small")
@@ -124,14 +130,15 @@ async def test_a_gap_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aiortc_channel, "SACK_DELAY", 60.0)
     async with ends() as both:
         dtls = both.far.sctp.transport  # type: ignore[union-attr]
-        send, lost = dtls._send_data, []
+        lost: list[bytes] = []
+        send = dtls._send_data
 
         async def lose_first(data: bytes) -> None:
             if lost:
                 await send(data)
             lost.append(data)
 
-        dtls._send_data = lose_first
+        dtls._send_data = lose_first  # type: ignore[method-assign]
         both.far_channel.send("lost")
         await both.until(lambda: lost)
         both.far_channel.send("next")
@@ -152,7 +159,7 @@ async def test_what_is_on_its_way_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
             await transmit()
             flights.append(len(both.sent_by("near")._sent_queue))
 
-        both.near.sctp._transmit = watched  # type: ignore[union-attr]
+        both.near.sctp._transmit = watched  # type: ignore[method-assign,union-attr]
         messages = [str(number) * 20_000 for number in range(10)]
         for message in messages:
             both.near_channel.send(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from typing import Any
 
 import anyio
 import pytest
@@ -229,7 +230,7 @@ async def test_a_source_that_cannot_be_opened_is_told_at_once(factory: EngineFac
 async def test_what_cannot_be_copied_is_refused_at_once_if_it_must_be(
     factory: EngineFactory, tmp_path, clip: str | None, why: str
 ) -> None:
-    how = {"hevc": {"codec": "libx265"}, "b_frames": {"b_frames": 2}}
+    how: dict[str, dict[str, Any]] = {"hevc": {"codec": "libx265"}, "b_frames": {"b_frames": 2}}
     source = "test:160x128" if clip is None else make_clip(tmp_path / "clip.mp4", **how[clip])
     with pytest.raises(SourceError, match=why) as raised:
         async with end(factory, EngineConfig(source=lambda: parse_source(source), video=VideoOptions(mode="copy"))):

@@ -1,5 +1,7 @@
 """Frames kept for results: found by their time, bounded in time and number, and gone when nobody sends."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ class Feed:
         self.newest = None
 
     def subscribe(self):
-        slot = LatestSlot()
+        slot: LatestSlot[Any] = LatestSlot()
         self.slots.append(slot)
         if self.newest is not None:
             slot.put(self.newest)

@@ -109,7 +109,9 @@ async def answers(far: Any, count: int) -> list[int]:
     counters: list[int] = []
     async for frame in far.client.frames():
         await anyio.sleep(0.012)  # these engines neither encode nor decode, which takes time
-        counters.append(read_counter(frame.to_ndarray()))
+        counter = read_counter(frame.to_ndarray())
+        assert counter is not None
+        counters.append(counter)
         await far.client.send(data(frame.received_at + 0.012, time.monotonic(), number=counters[-1]))
         if len(counters) == count:
             return counters
@@ -124,7 +126,7 @@ async def test_results_come_with_their_frames_over_reconnects_too(world):
     async with client:
         results = client.results()
         sent_frames = client._driver.engine.sent_frames
-        seen = []
+        seen: list[Any] = []
         for connection in (1, 2):
             async with far_side(world, peer_id=far_id, receive_video=True) as far:
                 await events.until(outputs.Connected, connection)

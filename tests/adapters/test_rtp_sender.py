@@ -89,6 +89,7 @@ async def test_every_packet_is_that_of_aiortc(codec: str, make: Callable[..., li
     for packets in (ours, theirs):
         now = int(time.time() * (1 << 18))
         for packet in packets:
+            assert packet.extensions.abs_send_time is not None
             assert (now - packet.extensions.abs_send_time) % (1 << 24) < BOUND * (1 << 18)
 
 
@@ -152,7 +153,7 @@ async def test_frames_leave_when_they_are_due() -> None:
         for each, arrival in zip(frames, arrivals.values(), strict=True):
             assert -0.002 < arrival - each.captured_at < 0.025
         # Not before they were due means the extension says so as well.
-        stamps = [packet.extensions.abs_send_time / (1 << 18) for packet in one.packets if packet.marker]
+        stamps = [(packet.extensions.abs_send_time or 0) / (1 << 18) for packet in one.packets if packet.marker]
         assert [later - earlier for earlier, later in pairwise(stamps)] == pytest.approx([0.03] * 4, abs=0.004)
 
 
@@ -278,7 +279,7 @@ async def test_sender_reports_and_statistics_are_right() -> None:
         outbound = next(each for each in stats.values() if each.type == "outbound-rtp")
         assert outbound.packetsSent == len(one.packets)
         assert outbound.bytesSent == sum(len(packet.payload) for packet in one.packets)
-        sender = one.transceiver.sender
+        sender: Any = one.transceiver.sender
         assert sender._RTCRtpSender__rtp_timestamp == one.packets[-1].timestamp
         # The moment that the timestamp stands for, and not when it left.
         said = sender._RTCRtpSender__ntp_timestamp / (1 << 32) - 2_208_988_800
@@ -407,6 +408,7 @@ async def test_pictures_come_again_after_a_loss() -> None:
     codec.options = {"tune": "zerolatency", "preset": "ultrafast", "g": "1000"}
     async with link(decode=True) as one:
         shown: list[float] = []
+        again = float("inf")
 
         async def watch() -> None:
             while True:
@@ -473,7 +475,7 @@ async def test_a_sender_that_fails_hangs_nobody(caplog: pytest.LogCaptureFixture
     def started(_: object) -> None:
         raise ValueError("by the test")
 
-    other.feedback.started = started  # type: ignore[method-assign]
+    other.feedback.started = started  # type: ignore[assignment,method-assign]
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await other.connect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import sys
 from collections.abc import AsyncGenerator
@@ -236,7 +237,7 @@ def test_what_cannot_leave_is_lost_and_what_finds_no_room_waits(monkeypatch: pyt
     with socket.socket(type=socket.SOCK_DGRAM) as real:
         with monkeypatch.context() as patch:
             patch.setattr(socket, "socket", Socket)
-            patch.setattr(udp.os, "dup", lambda number: number)
+            patch.setattr(os, "dup", lambda number: number)
             patch.setattr(sys, "platform", "linux")
             path = udp.SocketPath(real.fileno(), ("127.0.0.1", 9))
         fake: Any = path._socket
