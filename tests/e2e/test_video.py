@@ -244,16 +244,28 @@ def units_of(clip: File) -> list[bytes]:
     return units
 
 
+@cache
+def clip_at_leisure(name: str) -> File:
+    """A clip whose pictures come at a pace that a busy machine keeps up with, too: what is sent late may be dropped."""
+    path, webm = build(name), name.startswith("VP8")
+    if name.endswith("Annex B"):
+        return path
+    how: dict[str, Any] = {"codec": "libvpx"} if webm else {}
+    return make_clip(path.with_name(f"leisure{path.suffix}"), frames=12, size=(160, 120), rate=25, gop=6, **how)
+
+
 @pytest.mark.parametrize("name", ["H.264 main, AVCC", "H.264 main, Annex B", "VP8, WebM"])
 async def test_what_is_copied_arrives_byte_for_byte(tap: Tap, name: str) -> None:
-    sent = units_of(build(name))
-    async with streaming(clip_of(name)):
-        await tap.until(lambda: len(tap.units) >= len(sent) + 4)
+    clip = clip_at_leisure(name)
+    sent = units_of(clip)
+    async with streaming(lambda: parse_source(clip, loop=True)):
+        await tap.until(lambda: len(tap.units) >= len(sent) + 2)
     units = [unit.data for unit in tap.units]
     if CLIPS[name].codec == "h264":
         # Start codes are not transmitted.
         kinds = [nal[0] & 0x1F for nal in h264.nal_units(units[0])]
-        assert [kind for kind in kinds if kind != h264.SEI] == [h264.SPS, h264.PPS, h264.IDR]
+        sets, slices = [kind for kind in kinds if kind not in {h264.SEI, h264.IDR}], kinds[-1:]
+        assert (sets, slices) == ([h264.SPS, h264.PPS], [h264.IDR])
         sent, units = ([b"".join(h264.nal_units(unit)) for unit in some] for some in (sent, units))
     at = sent.index(units[0])
     assert units == [sent[(at + n) % len(sent)] for n in range(len(units))]
@@ -402,7 +414,7 @@ def filmed(rate: int, gop: int, frames: int, bit_rate: int = 1_000_000) -> File:
 
 
 async def test_a_keyframe_that_the_camera_does_not_give_is_encoded(tap: Tap) -> None:
-    rate, gop, wait = 50, 60, 0.2
+    rate, gop, wait = 50, 40, 0.2
     clip = filmed(rate=rate, gop=gop, frames=2 * gop)
     theirs = [b"".join(h264.nal_units(unit)) for unit in units_of(clip)]
     async with streaming(lambda: Camera(clip), keyframe_wait=wait) as stream:
@@ -471,7 +483,7 @@ async def test_random_losses_are_hardly_seen(tap: Tap, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "encode"])
 async def test_after_a_burst_that_takes_a_keyframe_the_picture_is_soon_back(tap: Tap, mode: str) -> None:
-    clip = filmed(rate=50, gop=60, frames=120)
+    clip = filmed(rate=50, gop=40, frames=120)
     over_at = float("inf")
     ours: set[int] = set()
 
@@ -488,7 +500,7 @@ async def test_after_a_burst_that_takes_a_keyframe_the_picture_is_soon_back(tap:
         async with streaming(lambda: Camera(clip), over=over, mode=mode, keyframe_wait=0.2) as stream:
             await tap.until(lambda: stream.sent.video_mode == ("copy" if mode == "auto" else "encode"))
             await tap.more(5)
-            over_at = time.monotonic() + 1.2
+            over_at = time.monotonic() + 0.9
             await tap.until(lambda: time.monotonic() > over_at)
             before = len(tap.seen)
             await tap.more(30)
