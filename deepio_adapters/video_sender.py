@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 import time
 from collections import deque
 from functools import partial
@@ -53,11 +54,19 @@ REPEAT: Final = 1.0
 END_GRACE: Final = 0.1
 """Seconds that the last picture of a source is given to be encoded before its end is told."""
 
+MAX_OPTIONAL: Final = os.cpu_count() or 1
+"""Encoders of this process, over all its connections, for what could also be copied. A fleet of which every camera is
+asked for a keyframe at once would otherwise encode all of them, and be late with everything."""
+
 NAMES: Final[dict[Mode, Literal["copy", "encode"]]] = {
     Mode.COPY: "copy",
     Mode.BRIDGE: "encode",
     Mode.ENCODE: "encode",
 }
+
+
+# Those that encode what could also be copied; all in the one thread of the engine room.
+_optional: set[VideoSender] = set()
 
 
 def _video_encoder(codec: Codec, options: VideoOptions, frame_rate: float | None) -> Encoder:
@@ -127,7 +136,7 @@ class VideoSender:
             return
         self._sink = sink
         self._loop = asyncio.get_running_loop()
-        self._plan = VideoPlan(self._options, sink.far)
+        self._plan = VideoPlan(self._options, sink.far, self._can_spare)
         info, keyframe_at, gop = self._feed.info, self._feed.keyframe_at, self._feed.gop
         self._stream = None if info is None else info.stream
         choice = NO_PACKETS if self._stream is None else choose(self._stream, sink.far, self._options)
@@ -179,6 +188,7 @@ class VideoSender:
         for name in list(self._timers):
             self._cancel(name)
         self._early.clear()
+        _optional.discard(self)
         self._done = True
 
     # --- What the source gives ---
@@ -280,6 +290,10 @@ class VideoSender:
         if plan.hopeless and self._options.mode != "copy":
             self._end(plan.reason)
             return
+        if plan.optional:
+            _optional.add(self)
+        else:
+            _optional.discard(self)
         if plan.mode.encodes and self._encoding is None:
             # What was copied from a recording leaves when it is due; pictures come after it.
             if self._due > time.monotonic():
@@ -299,6 +313,9 @@ class VideoSender:
         if self._told != (plan.mode, plan.reason):
             self._tell()
         self._count()
+
+    def _can_spare(self) -> bool:
+        return self in _optional or len(_optional) < MAX_OPTIONAL
 
     def _on_deadline(self) -> None:
         self._plan.handle_timeout(now=time.monotonic())

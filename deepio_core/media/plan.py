@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final
 from deepio_core.media.choice import Choice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from deepio_core.media.far import FarVideo
     from deepio_core.media.options import VideoOptions
 
@@ -61,6 +63,9 @@ HOLD: Final = 10.0
 MAX_HOLD: Final = 320.0
 """Seconds at most."""
 
+SPARE_AGAIN: Final = 0.2
+"""Seconds until it is asked again whether there is an encoder to spare."""
+
 RATE_TIME: Final = 4.0
 """Seconds over which the bitrate of the source is averaged: a GOP or two."""
 
@@ -89,9 +94,14 @@ class VideoPlan:
     All times are monotonic seconds. With `VideoOptions.mode` "copy" nothing is ever encoded: what cannot be copied is
     not sent.
 
+    What could be copied is encoded only while there is an encoder to spare: on a machine that is overloaded, losses and
+    requests for keyframes come with the load, and encoding, ten times as dear, would make all of it worse. Without one,
+    the source's next keyframe has to do.
+
     Args:
         options: The settings.
         far: What the far side can take.
+        spare: Returns whether there is an encoder to spare.
 
     Attributes:
         mode: What is to be sent now.
@@ -99,11 +109,12 @@ class VideoPlan:
         deadline: When `handle_timeout` is to be called; None for never.
     """
 
-    def __init__(self, options: VideoOptions, far: FarVideo) -> None:
+    def __init__(self, options: VideoOptions, far: FarVideo, spare: Callable[[], bool] = lambda: True) -> None:
         self.mode = Mode.WAITING
         self.reason = "the connection does not stand yet"
         self.deadline: float | None = None
         self._options = options
+        self._spare = spare
         self._max_keyframe = far.max_keyframe if options.max_keyframe is None else options.max_keyframe
         self._choice = Choice(copy=False, reason=self.reason)
         self._encodes = options.mode != "copy"
@@ -116,6 +127,7 @@ class VideoPlan:
         self._answered_at: float | None = None
         # Why we do not copy although the format allows it, and until when we do not in any case.
         self._obstacle: str | None = None
+        self._overloaded = False
         self._held_until = 0.0
         self._hold = HOLD
         # What the far side says of the path.
@@ -127,6 +139,11 @@ class VideoPlan:
     def bitrate(self) -> float:
         """Bits per second of the source, 0 if unknown."""
         return self._bits / self._seconds if self._seconds else 0.0
+
+    @property
+    def optional(self) -> bool:
+        """What is encoded now could be copied, if with less comfort."""
+        return self.mode is Mode.BRIDGE or (self.mode is Mode.ENCODE and self._overloaded)
 
     @property
     def hopeless(self) -> bool:
@@ -161,10 +178,11 @@ class VideoPlan:
         before, self._choice = self._choice, choice
         if not choice.copy:
             self._encode(choice.reason)
-        elif not before.copy and not self._encodes:
-            self._wait("the next keyframe of the source is awaited")
-        elif not before.copy:
+        elif not before.copy and self.mode is Mode.ENCODE:
+            # An encoder is there; the next keyframe of the source ends its work.
             self._bridge("the source can be copied from its next keyframe on")
+        elif not before.copy:
+            self._wait("the next keyframe of the source is awaited")
 
     def packet(self, *, keyframe: bool, size: int, interval: float, pts: float, captured_at: float, now: float) -> bool:
         """A packet of the source has come.
@@ -187,6 +205,7 @@ class VideoPlan:
             return False
         if fault is not None:
             self._obstruct(fault, now)
+            self._overloaded = False
         if self._obstacle is not None:
             if not keyframe or not self._is_clear(now):
                 return False
@@ -201,7 +220,7 @@ class VideoPlan:
         self._keyframe_at = self._pts = self.deadline = None
         if self.mode is Mode.ENCODE or not self._choice.copy:
             return
-        if self._options.while_away == "last" and self._encodes:
+        if self._options.while_away == "last" and self._encodes and self._spare():
             self._bridge("the source is away, and its last picture is sent")
         else:
             self._wait("the source is away")
@@ -258,7 +277,7 @@ class VideoPlan:
     def handle_timeout(self, *, now: float) -> None:
         """What was waited for has not come in time."""
         if self.deadline is not None and now >= self.deadline:
-            self._bridge("a keyframe is needed, and the source has given none in time")
+            self._bridge_if_spare("a keyframe is needed, and the source has given none in time", now)
 
     # --- Inside ---
 
@@ -282,13 +301,14 @@ class VideoPlan:
             return
         expected = None if self._keyframe_at is None or self._gop is None else self._keyframe_at + self._gop
         if patience == 0 or (expected is not None and expected > now + patience):
-            self._bridge(reason)
+            self._bridge_if_spare(reason, now)
         else:
             self.deadline = now + patience
 
     def _overload(self, reason: str, now: float) -> None:
         # Who wants copies or nothing wants them over this path, too.
-        if self._choice.copy and self._encodes:
+        if self._choice.copy and self._encodes and (self._obstacle is not None or self._spare()):
+            self._overloaded = self._obstacle is None or self._overloaded
             self._obstruct(reason, now)
 
     def _obstruct(self, reason: str, now: float) -> None:
@@ -314,6 +334,12 @@ class VideoPlan:
     def _encode(self, reason: str) -> None:
         self.mode = Mode.ENCODE if self._encodes else Mode.WAITING
         self.reason, self.deadline = reason, None
+
+    def _bridge_if_spare(self, reason: str, now: float) -> None:
+        if self._spare():
+            self._bridge(reason)
+        else:
+            self.deadline = now + SPARE_AGAIN
 
     def _bridge(self, reason: str) -> None:
         self.mode, self.reason, self.deadline = Mode.BRIDGE, reason, None

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from deepio_adapters import video_sender
 from deepio_adapters.decoding import PictureDecoder
 from deepio_adapters.engine import EngineConfig, EngineStats
 from deepio_adapters.feed import Feed, MediaFeed
@@ -200,6 +201,27 @@ async def test_a_new_connection_to_a_running_camera_shows_a_picture_at_once(pack
             made.source.give(5)
             await until(lambda: it.sink.kinds.endswith("Cc"))
             assert numbers(it.sink.frames, packets)[-2:] == [20, 21]
+        made.feed.unsubscribe(watcher)
+
+
+async def test_only_so_many_encode_what_could_be_copied(
+    packets: list[SourcePacket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_sender, "MAX_OPTIONAL", 1)
+    with Scripted(packets) as made:
+        made.source.give(17)
+        watcher = made.feed.subscribe_packets()
+        await until(lambda: made.feed.keyframe_at is not None)
+        async with connection(made.feed) as one, connection(made.feed) as other:
+            await until(lambda: one.sink.frames)
+            assert (one.stats.video_mode, other.stats.video_mode) == ("encode", None)
+            made.source.give(5)
+            await until(lambda: other.sink.frames)
+            assert other.sink.kinds.startswith("C"), "the source's next keyframe had to do"
+            await until(lambda: one.stats.video_mode == "copy")
+            async with connection(made.feed) as third:
+                await until(lambda: third.sink.frames)
+                assert third.sink.kinds == "E", "there is an encoder to spare again"
         made.feed.unsubscribe(watcher)
 
 

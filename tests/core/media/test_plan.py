@@ -23,7 +23,8 @@ class Source:
     """A plan and a source of 25 frames per second, whose time is that of its packets."""
 
     def __init__(self, gop: int = 50, **options: Any) -> None:
-        self.plan = VideoPlan(VideoOptions(**options), FarVideo(codec="H264", lenient=True))
+        self.spare = True
+        self.plan = VideoPlan(VideoOptions(**options), FarVideo(codec="H264", lenient=True), lambda: self.spare)
         self.gop = gop
         self.number = 0
         self.keyframe_size = SIZE
@@ -403,6 +404,63 @@ def test_a_new_format_can_end_and_begin_copying() -> None:
     b_frame(source)
     source.plan.format_changed(YES)
     assert source.until_keyframe().packet()
+
+
+def test_a_request_waits_for_the_source_while_no_encoder_can_be_spared() -> None:
+    source = Source(gop=250).begin().packets(30)
+    source.spare = False
+    source.plan.keyframe_requested(now=source.now)
+    source.packets(25)
+    assert source.mode() is Mode.COPY
+    source.spare = True
+    source.packets(6)  # it is asked again
+    assert source.mode() is Mode.BRIDGE
+    assert source.plan.optional
+    source.until_keyframe().packets(1)
+    assert source.mode() is Mode.COPY
+    assert not source.plan.optional
+
+
+def test_a_new_connection_waits_for_the_source_while_no_encoder_can_be_spared() -> None:
+    source = Source()
+    source.spare = False
+    source.begin(keyframe_at=source.now - 0.5, gop=2.0).packets(0)
+    assert source.mode() is Mode.WAITING
+    source.packets(1)
+    assert source.mode() is Mode.COPY
+
+
+def test_no_encoder_is_spared_for_the_last_picture() -> None:
+    source = Source(while_away="last").begin().packets(10)
+    source.spare = False
+    source.plan.lost()
+    assert source.mode() is Mode.WAITING
+
+
+def test_a_path_that_loses_packets_is_no_reason_while_no_encoder_can_be_spared() -> None:
+    source = Source().begin().packets(10)
+    source.spare = False
+    source.seconds(6, source.loss(0.5))
+    assert source.mode() is Mode.COPY
+    source.spare = True
+    source.seconds(2, source.loss(0.5))
+    assert source.mode() is Mode.ENCODE
+    assert source.plan.optional
+    source.spare = False
+    source.seconds(30, source.loss(0.5))
+    assert source.mode() is Mode.ENCODE, "which has its encoder"
+
+
+def test_what_cannot_be_copied_is_encoded_whether_an_encoder_can_be_spared_or_not() -> None:
+    source = Source()
+    source.spare = False
+    assert source.begin(NO).mode() is Mode.ENCODE
+    assert not source.plan.optional
+    other = Source().begin().packets(10)
+    other.spare = False
+    other.packet(pts=0.0)
+    assert other.mode() is Mode.ENCODE
+    assert not other.plan.optional
 
 
 def test_the_bounds_keep_their_order() -> None:
