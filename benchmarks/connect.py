@@ -135,10 +135,29 @@ def _watch_engine(mark: Any) -> None:
     def noted_load(self: Any) -> None:
         load(self)
         _watch_transports(mark)
+        _watch_paths(mark)
 
     engine_base.EngineBase.perform = noted_take  # type: ignore[method-assign]
     negotiation.Negotiation.tell = noted_tell  # type: ignore[method-assign]
     AiortcEngine.load = noted_load  # type: ignore[method-assign]
+
+
+def _watch_paths(mark: Any) -> None:
+    """Notes when the first packets leave by our own ways."""
+    from deepio_adapters import udp
+
+    def wrap(owner: Any) -> None:
+        send = owner.send
+
+        def noted_send(self: Any, block: bytes, size: int) -> int:
+            taken = send(self, block, size)
+            mark("frame")
+            return int(taken)
+
+        owner.send = noted_send
+
+    wrap(udp.SocketPath)
+    wrap(udp.TransportPath)
 
 
 def _stock(url: str, ca: str, source: str, mark: Any) -> None:
