@@ -8,6 +8,7 @@ from deepio_adapters.peer_client import PeerError, PeerStateError, ServerUnreach
 from deepio_adapters.shared import SharedSource
 from deepio_asyncio.deepio import DeepIO
 from deepio_asyncio.peer import Peer
+from deepio_core.media.options import VideoOptions
 from deepio_core.states import PeerState
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = [
     "StreamStarted",
     "StreamStateChanged",
     "StreamStatus",
+    "VideoOptions",
 ]
 
 

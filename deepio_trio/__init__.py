@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deepio_adapters.shared import SharedSource
+from deepio_core.media.options import VideoOptions
 from deepio_trio.deepio import DeepIO
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "StreamStarted",
     "StreamStateChanged",
     "StreamStatus",
+    "VideoOptions",
 ]
 
 
