@@ -28,6 +28,7 @@ from deepio_adapters.test_pattern import Pattern, read_counter
 from deepio_adapters.video_decoder import CodedPicture, VideoDecoder
 from deepio_core.media import h264
 from deepio_core.media.options import VideoOptions
+from tests.adapters.packet_sources import read_packets
 from tests.clips import BEATS, CLIPS, RATE, build
 from tests.engines import BOUND, End, connect, end
 from tests.media import make_clip
@@ -127,14 +128,16 @@ async def streaming(
     calls: bool = True,
     over: Path | None = None,
     theirs: Callable[[str], str] | None = None,
+    fresh: bool = False,
     **options: Any,
 ) -> AsyncGenerator[Stream]:
     """Sends a source from one engine to another.
 
     `calls`: who sends offers. `over`: on which path. `theirs` changes the descriptions of who receives, on their way to
-    who sends; what it takes out, who receives has never heard of.
+    who sends; what it takes out, who receives has never heard of. `fresh`: a camera begins with a keyframe when all is
+    connected.
     """
-    config = EngineConfig(source=source, video=VideoOptions(**options))
+    config = EngineConfig(source=source, fresh_source=fresh, video=VideoOptions(**options))
     async with end(open_engine, config) as near, end(open_engine, EngineConfig(receive_video=True)) as far:
 
         def relay(sdp: str, of_far: bool) -> str:
@@ -237,11 +240,8 @@ async def test_a_clip_that_cannot_be_played_is_refused_before_anything_connects(
 
 
 def units_of(clip: File) -> list[bytes]:
-    source = parse_source(clip)
-    source.open()
-    units = [packet.data for packet in source.packets() if isinstance(packet, SourcePacket)]
-    assert source.close()
-    return units
+    """The access units of a clip."""
+    return [packet.data for packet in read_packets(clip)]
 
 
 @cache
@@ -414,12 +414,16 @@ def filmed(rate: int, gop: int, frames: int, bit_rate: int = 1_000_000) -> File:
 
 
 async def test_a_keyframe_that_the_camera_does_not_give_is_encoded(tap: Tap) -> None:
-    rate, gop, wait = 50, 40, 0.2
+    rate, gop, wait = 50, 75, 0.2
     clip = filmed(rate=rate, gop=gop, frames=2 * gop)
     theirs = [b"".join(h264.nal_units(unit)) for unit in units_of(clip)]
-    async with streaming(lambda: Camera(clip), keyframe_wait=wait) as stream:
-        await tap.until(lambda: stream.sent.video_mode == "copy")
-        await tap.more(5)
+
+    def copied(unit: CodedPicture) -> bool:
+        return b"".join(h264.nal_units(unit.data)) in theirs
+
+    async with streaming(lambda: Camera(clip), fresh=True, keyframe_wait=wait) as stream:
+        # Who was not ready yet when the first keyframe came has asked for one, too.
+        await tap.until(lambda: len(tap.seen) >= 5 and stream.sent.video_mode == "copy" and copied(tap.units[-1]))
         # Who looks again needs a keyframe to begin with.
         stream.far.engine.want_frames(False)
         await tap.until(lambda: stream.received.frames_unwanted >= 3)
@@ -440,7 +444,7 @@ async def test_a_keyframe_that_the_camera_does_not_give_is_encoded(tap: Tap) -> 
     first = next(at for at, one in enumerate(tap.units) if at >= units and encoded[at - units])
     assert tap.units[first].keyframe
     again = len(encoded) - encoded[::-1].index(True)
-    assert len(encoded) - again >= 8
+    assert len(encoded) - again >= 5
     assert tap.units[units + again].keyframe
     assert theirs.index(data[again]) % gop == 0
     # Whoever looks sees every picture once, and as it was filmed.
@@ -483,7 +487,7 @@ async def test_random_losses_are_hardly_seen(tap: Tap, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "encode"])
 async def test_after_a_burst_that_takes_a_keyframe_the_picture_is_soon_back(tap: Tap, mode: str) -> None:
-    clip = filmed(rate=50, gop=40, frames=120)
+    clip = filmed(rate=50, gop=75, frames=150)
     over_at = float("inf")
     ours: set[int] = set()
 
@@ -491,16 +495,15 @@ async def test_after_a_burst_that_takes_a_keyframe_the_picture_is_soon_back(tap:
         if over_at == float("inf"):
             ours.add(packet.ssrc)
             return False
-        # A network that is away for longer than from one keyframe of the camera to the next. And afterwards nothing is
-        # repaired: what is sent again has a stream of its own (RFC 4588).
+        # Afterwards nothing is repaired, either: what is sent again has a stream of its own (RFC 4588).
         return time.monotonic() < over_at or packet.ssrc not in ours
 
     with path() as over:
         over.lose = lose
-        async with streaming(lambda: Camera(clip), over=over, mode=mode, keyframe_wait=0.2) as stream:
-            await tap.until(lambda: stream.sent.video_mode == ("copy" if mode == "auto" else "encode"))
-            await tap.more(5)
-            over_at = time.monotonic() + 0.9
+        async with streaming(lambda: Camera(clip), over=over, mode=mode, fresh=True, keyframe_wait=0.2) as stream:
+            sending = "copy" if mode == "auto" else "encode"
+            await tap.until(lambda: stream.sent.video_mode == sending and ((tap.counters or [0])[-1] or 0) % 75 >= 60)
+            over_at = time.monotonic() + 0.4
             await tap.until(lambda: time.monotonic() > over_at)
             before = len(tap.seen)
             await tap.more(30)
@@ -508,8 +511,14 @@ async def test_after_a_burst_that_takes_a_keyframe_the_picture_is_soon_back(tap:
             assert stream.received.decode_errors == 0
     assert all(looks_right(one, 50) for one in tap.seen)
     # It takes until it is seen that something is missing, until that is given up (0.1 s), and until a keyframe is made:
-    # by the encoder at once, by a camera after `keyframe_wait` at the latest.
+    # by the encoder at once, for a camera after `keyframe_wait` at the latest. Its own next one is more than a second
+    # away.
     assert tap.seen[before].at - over_at < 0.1 + 0.2 + 0.5
+
+
+SLOW_AGE = 0.5 + 0.5 + 0.5
+"""Seconds: the slow path keeps half a second, what it has lost is waited for as long again at most, and the machine may
+have other things to do. Without bounds, pictures would be as old as the path has been slow."""
 
 
 async def until_right(tap: Tap, count: int) -> None:
@@ -535,8 +544,7 @@ async def test_a_slow_path_makes_what_is_encoded_worse_but_not_older(tap: Tap) -
         async with streaming(drawn(draw, 25), over=over, bitrate=700_000) as stream:
             await tap.until(lambda: (stream.sent.target_bitrate or 0) < 400_000)
             await until_right(tap, 15)
-    # The path itself keeps half a second.
-    assert max(newest_ages(tap, made, 15, 1_000_000)) < 0.5 + 0.3
+    assert max(newest_ages(tap, made, 15, 1_000_000)) < SLOW_AGE
 
 
 async def test_a_camera_with_more_than_the_path_carries_is_encoded(tap: Tap, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -560,4 +568,4 @@ async def test_a_camera_with_more_than_the_path_carries_is_encoded(tap: Tap, mon
             await tap.until(lambda: (stream.sent.target_bitrate or 0) < 300_000)
             await until_right(tap, 15)
             assert stream.sent.video_mode == "encode"
-    assert max(newest_ages(tap, cameras[0].gave, 15, frames)) < 0.5 + 0.3
+    assert max(newest_ages(tap, cameras[0].gave, 15, frames)) < SLOW_AGE
