@@ -29,7 +29,7 @@ class VideoOptions:
     know it: if it does not, the other one is used."""
     bitrate: int = 1_500_000
     """Bits per second that encoding begins with."""
-    min_bitrate: int = 150_000
+    min_bitrate: int = 250_000
     """Bits per second below which encoding does not go, however bad the network is."""
     max_bitrate: int = 4_000_000
     """Bits per second above which encoding does not go, however good the network is."""

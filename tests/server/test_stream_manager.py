@@ -35,6 +35,7 @@ FIELDS = {
     "collector_time",
     "vc_time",
     "rec_time",
+    "held_frames",
     "detector_category",
     "objects",
     "frame_attributes",
