@@ -113,15 +113,14 @@ async def test_results_count_from_one_for_each_camera_and_know_its_metadata() ->
             metadata = {"camera": name}
             async with connected(camera(core, name=name, metadata=metadata)) as deep:
                 (message,) = await some(deep, DataMessage)
-                assert message.raw["messages_sent"] <= 3
-                assert message.raw["round_trip"] == 0
+                assert message.raw["messages_sent"] <= 10  # those before may have come before we were looking
                 assert manager.metadata == metadata
                 assert manager.camera.remote_id == name
                 later = {"camera": name, "later": True}
                 deep.send_metadata(later)
                 with anyio.fail_after(BOUND):
                     async for _ in deep.messages():  # each says that a moment has passed
-                        if manager.metadata == later:
+                        if manager.metadata == later and manager.statistics.messages_sent > 20:
                             break
 
 
