@@ -127,7 +127,7 @@ class EngineConfig:
     channel: ChannelOptions = ChannelOptions()
     """The data channel that we make when we offer."""
     close_timeout: float = 3.0
-    """Seconds for a peer connection to close, and for the source to be released; then it is abandoned. Below the
+    """Seconds for a peer connection to close, and for the source to be released; then they go on alone. Below the
     `close_timeout` of the core, so that the engine speaks first."""
     max_message_size: int = 1024 * 1024
     """Largest data message that is reported, bytes; larger ones are dropped and counted. Real stream managers send up

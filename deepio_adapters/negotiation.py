@@ -290,8 +290,8 @@ class Negotiation(ABC):
         # `wait` and not `wait_for`: that one waits for what ignores its cancellation.
         _, stuck = await asyncio.wait({shutting}, timeout=timeout)
         if stuck:
-            shutting.cancel()
-            logger.error("The peer connection did not close within %g s; it is abandoned.", timeout)
+            # Not cancelled: aiortc would leave open what it has not come to, and never close it later.
+            logger.error("The peer connection did not close within %g s; it goes on closing alone.", timeout)
         self.engine.closed(self)
 
 
