@@ -246,7 +246,8 @@ def _path(pair: Any) -> Path:
     sock = transport.get_extra_info("socket")
     # A relayed path has no socket to our peer: every packet is wrapped for the TURN server first.
     if sock is not None and sys.platform == "linux":
-        return SocketPath(sock.fileno(), address)
+        with contextlib.suppress(OSError):  # no descriptor is left for a duplicate
+            return SocketPath(sock.fileno(), address)
     inner = getattr(transport, "_TurnTransport__inner_protocol", None)
     below = transport if inner is None else inner.transport
     return TransportPath(lambda datagram: transport.sendto(datagram, address), below.get_write_buffer_size)

@@ -289,6 +289,17 @@ def test_a_relayed_path_takes_no_more_than_its_server_does() -> None:
     assert path.send(bytes(1500), 1000) == 0
 
 
+def test_without_a_descriptor_left_packets_leave_over_the_transport() -> None:
+    class Exhausted(RelayedTransport):
+        def get_extra_info(self, name: str, default: object = None) -> object:
+            return SimpleNamespace(fileno=lambda: -1)  # which cannot be duplicated either
+
+    transport = Exhausted([0])
+    pair = SimpleNamespace(protocol=SimpleNamespace(transport=transport), remote_addr=("192.0.2.1", 9))
+    assert aiortc_sending._path(pair).send(bytes(1500), 1000) == 1500
+    assert len(transport.sent) == 2
+
+
 def session() -> pylibsrtp.Session:
     policy = pylibsrtp.Policy(key=bytes(range(30)), ssrc_type=pylibsrtp.Policy.SSRC_ANY_OUTBOUND)
     return pylibsrtp.Session(policy)
