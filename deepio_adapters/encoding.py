@@ -153,6 +153,14 @@ class EncodingThread:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        try:
+            self._encode_all()
+        except Exception as fault:
+            # A fault of ours must reach whoever waits for what is encoded.
+            logger.exception("Encoding has failed unexpectedly.")
+            self._failed(f"it has failed unexpectedly ({type(fault).__name__})")
+
+    def _encode_all(self) -> None:
         encoder = self._make_encoder()
         healthy = FRESH_START  # pictures since the last fault
         try:

@@ -183,6 +183,21 @@ def test_after_a_fault_a_new_encoder_goes_on_and_after_another_one_it_is_told():
     assert third.closed
 
 
+def test_a_fault_of_ours_is_told_like_one_of_the_encoder(caplog):
+    def stumble(_: SourceFrame) -> bool:
+        raise ZeroDivisionError
+
+    encoder = FakeEncoder()
+    encoder.act = stumble
+    with Running(encoder) as running:
+        running.slot.put(frame(0))
+        assert running.failed.get(BOUND) == "it has failed unexpectedly (ZeroDivisionError)"
+    assert encoder.closed
+    with Running() as running:  # no encoder can be made
+        assert running.failed.get(BOUND) == "it has failed unexpectedly (IndexError)"
+    assert "Encoding has failed unexpectedly." in caplog.text
+
+
 def test_a_new_encoder_aims_at_the_bitrate_that_was_set():
     first, second = FakeEncoder(), FakeEncoder()
     with Running(first, second) as running:
