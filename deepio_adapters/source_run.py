@@ -85,13 +85,18 @@ class _Group:
     def add(self, packet: SourcePacket) -> None:
         if packet.keyframe:
             before, self.keyframe_at = self.keyframe_at, packet.captured_at
-            self.gop = None if before is None else self.keyframe_at - before
+            if before is not None:
+                self.gop = self.keyframe_at - before
             self.packets, self._bytes = [packet], len(packet.data)
         elif self.packets:
             self._bytes += len(packet.data)
             self.packets.append(packet)
             if len(self.packets) > MAX_GROUP or self._bytes > MAX_GROUP_BYTES:
                 self.packets = []
+
+    def lost(self) -> None:
+        """What comes next is a keyframe, and how long that takes says nothing of those after it."""
+        self.keyframe_at = None
 
 
 class SourceRun:
@@ -229,6 +234,7 @@ class SourceRun:
                 return False
             if isinstance(item, SourceGap):
                 self._gap = item
+                self._group.lost()
             else:
                 self.reconnects += self._gap is not None
                 self._gap = None

@@ -291,6 +291,24 @@ def test_a_gap_is_told_and_the_last_picture_stays(packets: list[SourcePacket]) -
         assert made.feed.reconnects == 1
 
 
+def test_the_time_that_a_source_is_away_is_no_interval_between_keyframes(packets: list[SourcePacket]) -> None:
+    with ScriptedFeed(packets) as made:
+        queue = made.feed.subscribe_packets()
+        made.source.give(6)
+        made.source.until_keyframe()
+        made.source.give()
+        wait_until(lambda: made.feed.gop is not None)
+        gop = made.feed.gop
+        made.source.gap()
+        wait_until(lambda: made.feed.keyframe_at is None)
+        time.sleep(0.2)
+        made.source.until_keyframe()
+        made.source.give()
+        wait_until(lambda: made.feed.keyframe_at is not None)
+        assert made.feed.gop == gop
+        made.feed.unsubscribe(queue)
+
+
 def test_the_end_comes_after_the_last_picture(packets: list[SourcePacket]) -> None:
     with ScriptedFeed(packets, live=False) as made:
         queue, slot = made.feed.subscribe_packets(), made.feed.subscribe_frames()
