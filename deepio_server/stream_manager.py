@@ -155,10 +155,10 @@ class StreamManager:
 
     async def _answer(self, frame: ReceivedFrame) -> None:
         vc_time = time.time() - (time.monotonic() - frame.received_at)
-        statistics = self.statistics
         picture = await anyio.to_thread.run_sync(frame.to_ndarray)
         if frame.negotiation != self._connection:
             return  # its camera has left, and another one may not see its picture
+        statistics = self.statistics  # not before: its connection may have been told meanwhile
         self._picture = picture
         statistics.on_frame(picture.shape)
         try:
