@@ -428,6 +428,8 @@ class VideoSender:
     def _at(self, name: str, when: float, function: Callable[[], object]) -> None:
         """Has something done at a time, instead of what was to be done under this name."""
         self._cancel(name)
+        if self._done:
+            return  # it has ended in the middle of what asks for this
         self._timers[name] = self._loop.call_later(max(0.0, when - time.monotonic()), self._fire, name, function)
 
     def _fire(self, name: str, function: Callable[[], object]) -> None:

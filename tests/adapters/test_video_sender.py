@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -544,6 +545,29 @@ async def test_an_encoder_that_does_not_work_leaves_what_can_be_copied(packets: 
             await until(lambda: it.sink.kinds.endswith("Cc"))
             assert not it.ended
         made.feed.unsubscribe(watcher)
+
+
+async def test_nothing_is_done_after_an_end_in_the_middle_of_what_has_come(packets: list[SourcePacket]) -> None:
+    _, make = fakes(fails=True)
+    with Scripted(packets) as made:
+        made.source.give(3)
+        watcher = made.feed.subscribe_packets()
+        await until(lambda: made.feed.keyframe_at is not None)
+        async with connection(made.feed, make_encoder=make, while_away="last") as it:
+            await until(lambda: it.stats.video_mode == "encode")
+            while it.stats.video_mode == "encode":
+                made.source.give()
+                await asyncio.sleep(0.005)
+            last = made.feed.subscribe_packets()  # gets what comes after the sender has got it
+            made.source.until_keyframe()
+            made.source.give(stream=dataclasses.replace(packets[0].stream, b_frames=True))
+            made.source.gap()
+            while not isinstance(last.get(), SourceGap):
+                pass  # in this thread: the sender finds both at once
+            await until(lambda: it.ended)
+            assert not it.sender._timers
+        for queue in (watcher, last):
+            made.feed.unsubscribe(queue)
 
 
 async def test_what_cannot_be_decoded_cannot_be_encoded(
