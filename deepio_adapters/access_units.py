@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import field, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
-__all__ = ["AccessUnit", "AccessUnitReader", "same_decoding", "scan"]
+__all__ = ["MAX_SOUND", "AccessUnit", "AccessUnitReader", "same_decoding", "scan"]
 
 _START_CODE = b"\0\0\0\1"
 
@@ -44,6 +45,10 @@ always."""
 
 _MAX_REORDER = 1.0
 """Seconds by which B-frames come late at most; what goes back further is a break in the time stamps."""
+
+MAX_SOUND = 1024
+"""Packets of sound that wait for the next picture, some 20 s: containers interleave, so there are a second's worth. A
+camera whose pictures stand still sends on and on; the oldest go, whose time is over anyway."""
 
 SCAN_TIME = 12.0
 """Seconds of a file that are looked at when it is opened: more than the longest GOP that is copied."""
@@ -102,9 +107,10 @@ class AccessUnitReader:
         self._pending: AccessUnit | None = None
         self.damaged = 0
         """Packets that were left out, because their bytes are not what the container says."""
-        # Containers interleave: there are a second's worth at most.
-        self.sound: list[Packet[Any]] = []
+        self.sound: deque[Packet[Any]] = deque(maxlen=MAX_SOUND)
         """Packets of sound since the last picture."""
+        self.sound_dropped = 0
+        """Packets of sound that were left out, because no picture came for too long."""
         self.rotation = 0
         """Degrees, clockwise, by which the container wants pictures turned; known after `look_for_turn`."""
         if known is not None and same_decoding(known, self.stream):
@@ -139,6 +145,7 @@ class AccessUnitReader:
     def _next(self) -> AccessUnit | None:
         while (packet := self._demuxer.read()) is not None:
             if packet.stream_index != self._demuxer.video.index:
+                self.sound_dropped += len(self.sound) == MAX_SOUND
                 self.sound.append(packet)
                 continue
             unit = self._convert(packet)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from deepio_adapters.access_units import AccessUnitReader, same_decoding, scan
+from deepio_adapters.access_units import MAX_SOUND, AccessUnitReader, same_decoding, scan
 from deepio_adapters.source_urls import SourceError
 from deepio_adapters.sources import parse_source
 from deepio_core.media import h264
@@ -188,6 +188,14 @@ def test_an_opening_keeps_the_format_of_the_one_before_if_it_is_the_same(picture
 def test_a_decoder_goes_on_unless_what_it_needs_has_changed(change: dict[str, Any], same: bool) -> None:
     facts: dict[str, Any] = {"codec": "h264", "width": 4, "height": 4}
     assert same_decoding(StreamFormat(**facts), StreamFormat(**{**facts, **change})) is same
+
+
+def test_sound_of_pictures_that_stand_still_is_bounded() -> None:
+    sound = [Packet(b"s", pts=number, stream_index=1) for number in range(MAX_SOUND + 3)]
+    units = reader([*sound, Packet(b"x")], codec="mjpeg")
+    (unit,) = read_all(units)
+    assert [packet.pts for packet in unit.sound] == list(range(3, MAX_SOUND + 3))
+    assert units.sound_dropped == 3
 
 
 def test_sound_travels_with_the_next_picture() -> None:
