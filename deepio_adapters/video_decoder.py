@@ -187,10 +187,13 @@ class VideoDecoder:
         return picture.keyframe or self._tolerant
 
     def _is_behind(self, now: float) -> bool:
-        first = self._waiting[0] if self._waiting else None
-        return first is not None and (len(self._waiting) >= MAX_WAITING or now - first[1] > MAX_DELAY)
+        oldest = next((item for item in self._waiting if item is not None), None)
+        return oldest is not None and (len(self._waiting) >= MAX_WAITING or now - oldest[1] > MAX_DELAY)
 
     def _skip_to_newest_keyframe(self, now: float) -> None:
+        begins_anew = self._waiting[0] is None
+        if begins_anew:
+            self._waiting.popleft()
         newest = max((at for at, item in enumerate(self._waiting) if item and item[0].keyframe), default=0)
         # A keyframe that has waited the longest itself is as old as the rest.
         skipped = newest or len(self._waiting)
@@ -199,6 +202,8 @@ class VideoDecoder:
         self._counters.decode_dropped += skipped
         if not self._waiting:
             self._needed_since = now
+        if begins_anew:
+            self._waiting.appendleft(None)
 
     def _skip_to_keyframe(self, now: float) -> None:
         while self._waiting and (item := self._waiting[0]) is not None and not item[0].keyframe:

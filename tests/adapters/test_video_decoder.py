@@ -201,6 +201,19 @@ def test_after_a_pause_all_begins_anew(bench: Bench) -> None:
     assert bench.counters.decode_dropped == 1  # what nobody wants has not been dropped
 
 
+def test_after_a_pause_no_more_wait_than_ever(bench: Bench) -> None:
+    bench.block()
+    bench.decoder.pause()
+    for number in range(1, MAX_WAITING):
+        assert not bench.decoder.offer(coded(number, keyframe=number == 1), 0.0)
+    assert bench.decoder.offer(coded(200), 0.0)
+    assert bench.counters.decode_dropped == MAX_WAITING
+    assert not bench.decoder.offer(coded(300, keyframe=True), 0.0)
+    bench.free.set()
+    bench.wait(lambda: bench.decoded == [0, 300])
+    assert bench.decoders == ["H264", "H264"]
+
+
 def test_a_fault_during_a_pause_needs_nothing(bench: Bench) -> None:
     bench.bad = {0}
     bench.block()
