@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from deepio_adapters.engine_base import EngineBase
+from deepio_adapters.imports import import_lock
 from deepio_adapters.negotiation import Negotiation
 from deepio_core.errors import LocalProtocolError
 
@@ -43,8 +44,9 @@ class AiortcEngine(EngineBase):
         """Imports aiortc, and makes what takes long the first time."""
         from deepio_adapters import aiortc_hooks
 
-        aiortc_hooks.load()
-        importlib.import_module("deepio_adapters.aiortc_connection")
+        with import_lock:
+            aiortc_hooks.load()
+            importlib.import_module("deepio_adapters.aiortc_connection")
         aiortc_hooks.warm_up()
 
     def new_negotiation(self, start: StartEngine) -> Negotiation:

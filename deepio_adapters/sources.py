@@ -18,6 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from deepio_adapters.imports import import_lock
 from deepio_adapters.source_urls import SourceError, SourceUrl, redact
 from deepio_core.errors import LocalProtocolError
 from deepio_core.records import dataclass
@@ -250,7 +251,8 @@ def parse_source(
     if isinstance(source, (str, Path)):
         if isinstance(source, str) and source.startswith("test:"):
             _refuse("the test pattern", format=format, options=options, timeout=timeout, audio=audio)
-            from deepio_adapters.test_pattern import parse_pattern
+            with import_lock:
+                from deepio_adapters.test_pattern import parse_pattern
 
             return parse_pattern(source, frame_rate)
         if frame_rate is not None:
@@ -258,8 +260,9 @@ def parse_source(
                 f"{redact(str(source))} brings its own frame rate.",
                 remedy="Leave frame_rate out; it is for frames that the application makes.",
             )
-        from deepio_adapters.av_source import AvSource
-        from deepio_adapters.reconnecting import ReconnectPolicy
+        with import_lock:
+            from deepio_adapters.av_source import AvSource
+            from deepio_adapters.reconnecting import ReconnectPolicy
 
         if isinstance(reconnect, bool):
             reconnect_when = ReconnectPolicy() if reconnect else None
@@ -274,7 +277,8 @@ def parse_source(
             audio=audio,
         )
     _refuse("frames made by the application", format=format, options=options, timeout=timeout, audio=audio)
-    from deepio_adapters.frame_sources import frame_source
+    with import_lock:
+        from deepio_adapters.frame_sources import frame_source
 
     return frame_source(source, frame_rate=frame_rate or DEFAULT_FRAME_RATE, loop=loop)
 
