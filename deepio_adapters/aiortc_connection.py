@@ -85,7 +85,7 @@ class _PeerConnection(Negotiation):
                 engine.feed,
                 engine.config,
                 engine.counters,
-                lambda why: self.fail(Cause.SOURCE_ENDED, why),
+                self.fail,
                 sent=engine.sent_frames.sent,
             )
 

@@ -150,7 +150,8 @@ class _MemoryNegotiation(Negotiation):
             try:
                 frame = await frames.aget()
             except SlotClosedError as end:
-                self.fail(Cause.SOURCE_ENDED, str(end.error or f"the source {feed.name} has ended"))
+                cause = Cause.SOURCE_ENDED if end.error is None else Cause.SOURCE_FAILED
+                self.fail(cause, str(end.error or f"the source {feed.name} has ended"))
                 return
             self.engine.sent_frames.sent(frame.captured_at, time.monotonic())
             stats.frames_sent += 1

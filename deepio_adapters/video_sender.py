@@ -21,6 +21,7 @@ from deepio_adapters.slots import LatestSlot, SlotClosedError
 from deepio_core.media.bitrate import RateController
 from deepio_core.media.choice import NO_PACKETS, choose, preferred_codecs
 from deepio_core.media.plan import Mode, VideoPlan
+from deepio_core.outputs import Cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +83,7 @@ class VideoSender:
         feed: The source.
         config: The settings.
         counters: Where is noted what is sent and how.
-        ended: Told why, once, when the source has ended or nothing of it can be sent.
+        ended: Told the cause and why, once, when the source has ended or nothing of it can be sent.
         sent: Told of every frame that is handed over to be sent: when it was taken and when it leaves.
         make_encoder: Makes an encoder, in a thread.
     """
@@ -92,7 +93,7 @@ class VideoSender:
         feed: Feed,
         config: EngineConfig,
         counters: EngineStats,
-        ended: Callable[[str], object],
+        ended: Callable[[Cause, str], object],
         *,
         sent: Callable[[float, float], object] | None = None,
         make_encoder: EncoderFactory = _video_encoder,
@@ -199,9 +200,14 @@ class VideoSender:
         try:
             items = self._queue.take_all()
         except SlotClosedError as end:
-            reason = f"the source {self._feed.name} has ended" if end.error is None else str(end.error)
+            if end.error is None:
+                cause, reason = Cause.SOURCE_ENDED, f"the source {self._feed.name} has ended"
+            else:
+                cause, reason = Cause.SOURCE_FAILED, str(end.error)
             # The last picture may still be with the encoder.
-            self._at("end", time.monotonic() + (END_GRACE if self._encoding else 0.0), partial(self._end, reason))
+            self._at(
+                "end", time.monotonic() + (END_GRACE if self._encoding else 0.0), partial(self._end, cause, reason)
+            )
             return
         now = time.monotonic()
         for item in items:
@@ -262,9 +268,9 @@ class VideoSender:
             self._pictures.put(dataclasses.replace(newest, pts=later, captured_at=now))
         self._repeat(REPEAT)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, cause: Cause, reason: str) -> None:
         self.close()
-        self._ended(reason)
+        self._ended(cause, reason)
 
     # --- What is sent ---
 
@@ -288,7 +294,7 @@ class VideoSender:
             return
         plan = self._plan
         if plan.hopeless and self._options.mode != "copy":
-            self._end(plan.reason)
+            self._end(Cause.SOURCE_FAILED, plan.reason)
             return
         if plan.optional:
             _optional.add(self)

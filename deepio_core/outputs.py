@@ -46,7 +46,9 @@ class Cause(StrEnum):
     CHANNEL_CLOSED = auto()
     """The remote peer closed the data channel."""
     SOURCE_ENDED = auto()
-    """The video source has ended."""
+    """The video source has ended, as planned."""
+    SOURCE_FAILED = auto()
+    """The video source has broken off, or nothing of it can be sent."""
     SIGNALING_LOST = auto()
     """The signaling connection was lost."""
     UNREACHABLE = auto()

@@ -44,6 +44,7 @@ REMEDIES: Final[Mapping[Cause, str]] = {
     Cause.CERTIFICATE_REFUSED: "Trust the certificate by its CA file or SHA-256 fingerprint, or renew it.",
     Cause.ADDRESS_REFUSED: "Choose another peer type and id.",
     Cause.SOURCE_ENDED: "",
+    Cause.SOURCE_FAILED: "Check the source, and begin anew.",
     Cause.LOCAL: "",
 }
 """The causes that end a session, since trying again cannot help, each with what can."""

@@ -23,6 +23,7 @@ from deepio_adapters.source_urls import SourceError
 from deepio_adapters.sources import parse_source
 from deepio_adapters.video_sender import EncoderFactory, VideoSender
 from deepio_core.media.options import VideoOptions
+from deepio_core.outputs import Cause
 from tests.adapters.packet_sources import Scripted, counter, read_packets
 from tests.adapters.video_sinks import FakeEncoder, FakeSink, until
 from tests.media import make_clip
@@ -66,16 +67,21 @@ class Connection:
         self.sink = sink or FakeSink()
         self.stats = EngineStats()
         self.ended: list[str] = []
+        self.causes: list[Cause] = []
         self.sent: list[tuple[float, float]] = []
         more: dict[str, Any] = {} if make_encoder is None else {"make_encoder": make_encoder}
         self.sender = VideoSender(
             feed,
             EngineConfig(video=VideoOptions(**options)),
             self.stats,
-            self.ended.append,
+            self.on_end,
             sent=lambda *times: self.sent.append(times),
             **more,
         )
+
+    def on_end(self, cause: Cause, why: str) -> None:
+        self.causes.append(cause)
+        self.ended.append(why)
 
     @property
     def mode(self) -> tuple[str | None, str | None, int | None]:
@@ -525,6 +531,7 @@ async def test_an_encoder_that_does_not_work_ends_what_must_be_encoded(packets: 
             made.source.give()
             await until(lambda: it.ended)
             assert it.ended == ["The fake encoder is broken."]
+            assert it.causes == [Cause.SOURCE_FAILED]
             made.source.give()
             assert not it.sink.frames
 
@@ -608,6 +615,7 @@ async def test_the_end_of_the_source_is_told_once(
             made.source.end(error)
             await until(lambda: it.ended)
             assert it.ended == [why]
+            assert it.causes == [Cause.SOURCE_FAILED if error else Cause.SOURCE_ENDED]
             assert len(it.sink.frames) == 2
             assert len(made.sources) == 1
 
