@@ -173,6 +173,12 @@ class VideoFlags:
             rich_help_panel=_VIDEO,
         ),
     ] = None
+    max_bitrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BITS", help="Bits per second to encode with at most.  [default: 4M]", rich_help_panel=_VIDEO
+        ),
+    ] = None
     max_size: Annotated[
         str | None,
         typer.Option(metavar="WxH", help="Scale larger pictures down to fit, as in 1280x720.", rich_help_panel=_VIDEO),
@@ -201,10 +207,15 @@ class VideoFlags:
 
         given: dict[str, Any] = {"mode": self.video, "codec": self.codec, "while_away": self.while_away}
         if self.bitrate is not None:
-            bitrate = given["bitrate"] = _bits(self.bitrate)
+            bitrate = given["bitrate"] = _bits(self.bitrate, "--bitrate")
             # A bitrate that is asked for must be possible; the bounds give way.
             given["min_bitrate"] = min(bitrate, VideoOptions().min_bitrate)
             given["max_bitrate"] = max(bitrate, VideoOptions().max_bitrate)
+        if self.max_bitrate is not None:
+            # So must a bound that is asked for; what begins above it begins at it.
+            bound = given["max_bitrate"] = _bits(self.max_bitrate, "--max-bitrate")
+            for name in ("bitrate", "min_bitrate"):
+                given[name] = min(bound, given.get(name, getattr(VideoOptions(), name)))
         if self.max_size is not None:
             given["max_size"] = _size(self.max_size)
         if self.max_fps is not None:
@@ -217,10 +228,10 @@ class VideoFlags:
             raise typer.BadParameter(str(error)) from None
 
 
-def _bits(text: str) -> int:
+def _bits(text: str, option: str) -> int:
     number = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([kM]?)", text.strip())
     if number is None:
-        raise typer.BadParameter(f"{text!r} is no bitrate, as 800k or 2M are.", param_hint="--bitrate")
+        raise typer.BadParameter(f"{text!r} is no bitrate, as 800k or 2M are.", param_hint=option)
     return round(float(number[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[number[2]])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal, cast
 
 from deepio_core.errors import LocalProtocolError
 from deepio_core.records import dataclass
@@ -11,6 +11,19 @@ __all__ = ["VideoMode", "VideoOptions"]
 
 VideoMode = Literal["auto", "copy", "encode"]
 """Whether the packets of a source are sent as they are."""
+
+
+_NUMBERS: Final = {
+    "bitrate": int,
+    "min_bitrate": int,
+    "max_bitrate": int,
+    "threads": int,
+    "keyframe_interval": int | float,
+    "max_gop": int | float,
+    "keyframe_wait": int | float,
+    "max_frame_rate": int | float | None,
+    "max_keyframe": int | None,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +72,20 @@ class VideoOptions:
             if not holds:
                 raise LocalProtocolError(what, remedy=remedy)
 
+        for name, kind in _NUMBERS.items():
+            value: object = getattr(self, name)
+            check(
+                isinstance(value, kind) and not isinstance(value, bool),
+                f"{name}={value!r} is no number, or not of the right kind.",
+                "Give an integer." if kind is int else "Give a number.",
+            )
         check(
-            self.mode in {"auto", "copy", "encode"}, f"There is no video mode {self.mode!r}.", "Use auto, copy, encode."
+            self.mode in ("auto", "copy", "encode"), f"There is no video mode {self.mode!r}.", "Use auto, copy, encode."
         )
-        check(self.codec in {None, "H264", "VP8"}, f"Video is not sent in {self.codec!r}.", "Use H264 or VP8.")
+        check(self.codec in (None, "H264", "VP8"), f"Video is not sent in {self.codec!r}.", "Use H264 or VP8.")
         check(
             10_000 <= self.min_bitrate <= self.bitrate <= self.max_bitrate <= 100_000_000,
-            "The bitrates do not fit together.",
+            f"min_bitrate={self.min_bitrate}, bitrate={self.bitrate}, max_bitrate={self.max_bitrate} is not possible.",
             "10 kbit/s <= min_bitrate <= bitrate <= max_bitrate <= 100 Mbit/s.",
         )
         check(
@@ -74,7 +94,7 @@ class VideoOptions:
             "Give 0.1 to 600 s.",
         )
         check(
-            self.max_size is None or all(16 <= side <= 8192 for side in self.max_size),
+            self.max_size is None or (_is_size(self.max_size) and all(16 <= side <= 8192 for side in self.max_size)),
             f"A max_size of {self.max_size} is not possible.",
             "Give (width, height) of 16 to 8192 pixels.",
         )
@@ -88,5 +108,9 @@ class VideoOptions:
         check(self.max_keyframe is None or self.max_keyframe > 0, "max_keyframe must be above 0.", "Give bytes.")
         check(self.keyframe_wait >= 0, "keyframe_wait must not be below 0.", "Give seconds.")
         check(
-            self.while_away in {"last", "nothing"}, f"There is no {self.while_away!r} to send.", "Use last or nothing."
+            self.while_away in ("last", "nothing"), f"There is no {self.while_away!r} to send.", "Use last or nothing."
         )
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, tuple) and [type(side) for side in cast("tuple[object, ...]", value)] == [int, int]

@@ -138,6 +138,10 @@ def test_options_of_video_become_settings() -> None:
     )  # fmt: skip
     assert VideoFlags(bitrate="100k").options() == VideoOptions(bitrate=100_000, min_bitrate=100_000)
     assert VideoFlags(bitrate="900000").options() == VideoOptions(bitrate=900_000)
+    assert VideoFlags(max_bitrate="500k").options() == VideoOptions(bitrate=500_000, max_bitrate=500_000)
+    assert VideoFlags(bitrate="300k", max_bitrate="100k").options() == VideoOptions(
+        bitrate=100_000, min_bitrate=100_000, max_bitrate=100_000
+    )
 
 
 def test_options_of_the_source_become_arguments() -> None:
