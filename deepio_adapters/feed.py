@@ -172,7 +172,12 @@ class MediaFeed:
         Raises:
             SourceError: It cannot be opened.
         """
-        return self._run.open()
+        with self._lock:
+            if self._run.ended and self._run.info is None and not self._closed:
+                # It could not be opened before, when somebody else asked for it.
+                self._run = SourceRun(self._make(), fresh=self._fresh)
+            run = self._run
+        return run.open()
 
     def subscribe_packets(self) -> PacketQueue:
         """Returns a queue that gets all packets from the next keyframe on; see `Feed.subscribe_packets`."""

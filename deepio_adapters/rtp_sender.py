@@ -94,7 +94,9 @@ class _Burst:
 class _Packets:
     """A frame, made into packets."""
 
-    frame: EncodedFrame
+    frame: EncodedFrame | None
+    """None once it has left: its bytes are in the payloads, too."""
+    captured_at: float
     due: float
     first: int
     timestamp: int
@@ -310,7 +312,8 @@ class RtpSink:
                         return False
                 packets.bursts.popleft()
                 self._resend_credit = min(self._resend_credit + RESEND_SHARE * burst.packets, RESEND_CREDIT)
-                self._hooks.sent(burst.packets, burst.octets, burst.size, packets.timestamp, packets.frame.captured_at)
+                self._hooks.sent(burst.packets, burst.octets, burst.size, packets.timestamp, packets.captured_at)
+            packets.frame = None
             self._ready.popleft()
         return True
 
@@ -347,6 +350,7 @@ class RtpSink:
         leaves = max(self._smoother.due(max(due, now), frame.interval), self._free_at)
         packets = _Packets(
             frame=frame,
+            captured_at=frame.captured_at,
             due=due,
             first=self._sequence_number,
             timestamp=(self._timestamp_origin + round(frame.pts * CLOCK_RATE)) & 0xFFFFFFFF,
@@ -386,7 +390,7 @@ class RtpSink:
         """Counts what leaves, and keeps it for a while, in case that the far side misses it."""
         packets.begun = True
         self._counters.frames_sent += 1
-        self._counters.frames_copied += packets.frame.copied
+        self._counters.frames_copied += packets.frame is not None and packets.frame.copied
         history = self._history
         history.append(packets)
         self._history_packets += len(packets.payloads)
@@ -412,7 +416,8 @@ class RtpSink:
         if ready:
             # Their numbers have not been seen by anybody: with a gap, the far side would ask for what never was.
             self._sequence_number, self._picture_id = ready[0].first, ready[0].picture_id
-        waiting = [*((packets.due, packets.frame) for packets in ready), *self._waiting]
+        waiting = [(packets.due, packets.frame) for packets in ready if packets.frame is not None]
+        waiting += self._waiting
         keyframe = next((i for i in reversed(range(len(waiting))) if waiting[i][1].keyframe), len(waiting))
         if keyframe == 0 and len(waiting) >= MAX_WAITING:
             keyframe = len(waiting)  # a second for which nothing could be sent: what comes next is newer
