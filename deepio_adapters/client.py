@@ -432,7 +432,7 @@ class Client:
                 self._connections += 1
             case session.Retrying():
                 self._last_error = event.detail
-                logger.info("Trying again in %.1f s: %s.", event.delay, event.detail)
+                logger.info("Trying again in %.1f s: %s.", event.delay, event.detail.rstrip("."))
             case session.SessionEnded():
                 self._ended = event
                 self._close_streams()

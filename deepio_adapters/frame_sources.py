@@ -81,7 +81,9 @@ def to_picture(image: object, name: str) -> av.VideoFrame:
 
 
 def _failure(name: str, fault: Exception) -> SourceError:
-    return SourceError(f"{name}: {type(fault).__name__}: {fault}", remedy="See the traceback of the cause.")
+    return SourceError(
+        f"{name}: {type(fault).__name__}: {str(fault).rstrip('.')}.", remedy="See the traceback of the cause."
+    )
 
 
 def _describe(picture: av.VideoFrame, frame_rate: float) -> SourceInfo:
