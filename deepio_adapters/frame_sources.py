@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakSet
 
 import anyio
 import av
@@ -27,6 +29,11 @@ _SHAPE_REMEDY = "Give uint8 arrays of shape (height, width, 3) in BGR order, as 
 MAX_SIDE = 8192
 """Pixels of a frame's longer side at most: encoders for WebRTC take no more, and a slip in the axes is
 noticed."""
+
+
+# Two sources that draw from one generator would divide its frames, or find it running in the other's thread.
+_taken: WeakSet[Any] = WeakSet()
+_taking = threading.Lock()
 
 
 def frame_source(feed: object, *, frame_rate: float, loop: bool) -> Source:
@@ -104,6 +111,7 @@ class FrameSource(Source):
         self._loop = loop
         self._images: Iterator[object] | None = None
         self._first: av.VideoFrame | None = None
+        self._not_ours = False
 
     def open(self) -> SourceInfo:
         """Takes the first frame.
@@ -114,6 +122,7 @@ class FrameSource(Source):
         """
         if self._images is not None:
             raise LocalProtocolError(f"{self.name} is open already.", remedy="Make a new source for each use.")
+        self._take_feed()
         self._images = self._take_images()
         with self._step():
             self._first = self._next()
@@ -144,6 +153,18 @@ class FrameSource(Source):
             return
         finally:
             self.close()
+
+    def _take_feed(self) -> None:
+        if not inspect.isgenerator(self._feed):
+            return
+        with _taking:
+            self._not_ours = self._feed in _taken
+            _taken.add(self._feed)
+        if self._not_ours:
+            raise SourceError(
+                f"{self.name}: this generator has been taken before.",
+                remedy="Give each source one of its own, the function that makes it, or a SharedSource to several.",
+            )
 
     def _next(self) -> av.VideoFrame | None:
         assert self._images is not None, "set by open, which comes first"
@@ -176,6 +197,8 @@ class FrameSource(Source):
                 return
 
     def _release(self) -> None:
+        if self._not_ours:
+            return
         # Both belong to the application, and may have something open.
         for images in (self._images, self._feed):
             if inspect.isgenerator(images):

@@ -390,3 +390,19 @@ def test_closing_wakes_a_source_that_waits_for_its_first_frame() -> None:
     with pytest.raises(SourceClosedError):
         pump.opened.result(0)
     assert pump.finished.result(0) is None
+
+
+def test_a_generator_belongs_to_one_source() -> None:
+    def draw() -> Iterator[Any]:
+        while True:
+            yield np.zeros((48, 64, 3), np.uint8)
+
+    feed = draw()
+    one, other = parse_source(feed), parse_source(feed)
+    one.open()
+    with pytest.raises(SourceError, match="taken before") as refused:
+        other.open()
+    assert "SharedSource" in refused.value.remedy
+    assert other.close()
+    assert next(one.frames()).width == 64, "which goes on"
+    assert one.close()

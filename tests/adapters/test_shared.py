@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from deepio_adapters.shared import SharedSource
 from deepio_adapters.slots import SlotClosedError
 from deepio_adapters.source_urls import SourceError
 from deepio_core.errors import LocalProtocolError
+from tests.media import make_clip
 
 BOUND = 10.0
 
@@ -113,6 +115,19 @@ def test_who_cannot_open_it_says_so() -> None:
         with pytest.raises(SourceError, match="nowhere"):
             feed.open()
         assert feed.close(BOUND)
+
+
+def test_who_comes_after_a_failure_has_it_opened_anew(tmp_path: Path) -> None:
+    shared = SharedSource(tmp_path / "clip.mp4")
+    one = shared.lease()
+    with pytest.raises(SourceError):
+        one.open()
+    make_clip(tmp_path / "clip.mp4", frames=2)
+    other = opened(shared)
+    assert other.info is not None
+    assert other.info.width == 320
+    assert other.close(BOUND)
+    assert one.close(BOUND)
 
 
 @pytest.mark.parametrize("face", [deepio_asyncio, deepio_trio])
