@@ -102,13 +102,15 @@ class Demuxer:
             self._container.close()
             raise
         self._packets: Iterator[Packet[Any]] = iter(())
+        # Seconds that reading has waited since the last picture: sound alone does not keep a camera alive.
+        self._without_pictures = 0.0
         self._demux()
 
     def read(self) -> Packet[VideoStream] | Packet[AudioStream] | None:
         """Returns the next packet of pictures or sound; None at the end.
 
         Raises:
-            SourceError: Reading failed, or nothing came for `timeout[1]` seconds.
+            SourceError: Reading failed, or nothing came for `timeout[1]` seconds; of a live source, no picture.
         """
         started = time.monotonic()
         fault: Exception
@@ -117,7 +119,8 @@ class Demuxer:
                 with av_interrupt.interruptible(self._stop):
                     packet = next(self._packets, None)
                 # FFmpeg answers a read that was broken off with what its parser had left: that would hide the silence.
-                if time.monotonic() - started < self._timeout[1]:
+                waited = time.monotonic() - started
+                if waited < self._timeout[1] and not self._stalls(packet, waited):
                     # An empty packet ends each stream, so that decoders give out what they hold.
                     if packet is not None and not packet.size:
                         continue
@@ -129,8 +132,15 @@ class Demuxer:
             # Some devices never block and say so while they have no frame.
             again = isinstance(fault, BlockingIOError) and waited < self._timeout[1]
             if not again or self._stop.wait(_EAGAIN_WAIT):
+                waited = max(waited, self._without_pictures)
                 raise read_fault(self._url, fault, waited=waited, limit=self._timeout[1])
             self._demux()
+
+    def _stalls(self, packet: Packet[Any] | None, waited: float) -> bool:
+        """Whether there is sound, but have been no pictures for too long."""
+        is_sound = packet is not None and self.sound is not None and packet.stream_index == self.sound.index
+        self._without_pictures = self._without_pictures + waited if is_sound else 0.0
+        return self.live and self._without_pictures >= self._timeout[1]
 
     def close(self) -> None:
         """Closes it; idempotent."""

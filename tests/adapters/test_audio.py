@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,9 @@ import numpy as np
 import pytest
 
 from deepio_adapters.audio import BLOCK, MAX_BLOCKS, AudioBlock, AudioQueue, AudioTap, SoundDecoder
+from deepio_adapters.demuxing import Demuxer
 from deepio_adapters.slots import SlotClosedError
+from deepio_adapters.source_urls import SourceUrl
 from deepio_adapters.sources import Source, SourceError, parse_source
 from tests.clips import build
 from tests.media import BOUND, make_clip
@@ -254,3 +257,21 @@ def test_sound_without_times_follows_on_and_is_live_at_once() -> None:
     got = played(decoder, queue, [0, 0, 0], to_pts=0.0, to_due=None)
     assert [at for at, _ in got] == [0, 1, 2]
     assert got[0][1] == pytest.approx(time.monotonic(), abs=1.0)
+
+
+def test_sound_alone_does_not_keep_a_camera_alive(clip: Path) -> None:
+    demuxer = Demuxer(SourceUrl.parse(clip), options={}, timeout=(BOUND, 0.2), stop=threading.Event(), audio=True)
+    packets: Iterator[Any] = iter(demuxer.read, None)
+    sounds = [packet for packet in packets if packet.stream_index != demuxer.video.index]
+
+    def slowly() -> Iterator[Any]:
+        for packet in sounds:
+            time.sleep(0.02)
+            yield packet
+
+    demuxer._packets = slowly()
+    assert len(list(iter(demuxer.read, None))) == len(sounds), "of a recording"
+    demuxer.live, demuxer._packets = True, slowly()
+    with pytest.raises(SourceError, match=r"0\.2 s"):
+        list(iter(demuxer.read, None))
+    demuxer.close()
