@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from deepio_adapters.imports import import_lock
 from deepio_core.errors import DeepIOError
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class Recorder:
     """
 
     def __init__(self, path: str) -> None:
-        import av
+        with import_lock:
+            import av
 
         self.path = path
         self.dropped = 0

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepio_adapters.imports import import_lock
 from deepio_adapters.sources import DEFAULT_FRAME_RATE, Source, SourceError, SourceFrame, SourceInfo, stamp
 from deepio_adapters.timeline import Pacer
 
@@ -206,7 +207,8 @@ class PatternSource(Source):
 
     def frames(self) -> Iterator[SourceFrame]:
         """Yields frames, counted from 0. Where the machine is too slow, numbers are left out, as a camera does."""
-        import av
+        with import_lock:
+            import av
 
         pacer = Pacer(self._closed)
         counter = 0
