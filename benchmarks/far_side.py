@@ -107,7 +107,9 @@ class Arrivals:
         late, spread = [], []
         # Few frames: not a stream of video but a retransmission stream.
         for frames in (frames for frames in streams.values() if len(frames) > 20):
-            offsets = [first - timestamp / CLOCK for timestamp, (first, _) in frames.items()]
+            # Time stamps have 32 bits, the end of which may be in between.
+            origin = next(iter(frames)) - (1 << 31)
+            offsets = [first - ((timestamp - origin) % (1 << 32)) / CLOCK for timestamp, (first, _) in frames.items()]
             least = min(offsets)
             late += [1000 * (offset - least) for offset in offsets]
             spread += [1000 * (last - first) for first, last in frames.values()]

@@ -13,8 +13,7 @@ import asyncio
 import contextlib
 import importlib
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from aiortc.rtcdtlstransport import State
@@ -29,17 +28,14 @@ from aiortc.rtp import (
 )
 
 from deepio_adapters.udp import MAX_SEGMENTS, Path, SocketPath, TransportPath
-from deepio_core.media.rtp import HeaderTemplate, ntp_time
+from deepio_core.media.rtp import HeaderTemplate, Payload
 
 _binding: Any = importlib.import_module("pylibsrtp._binding")  # compiled, without types
 
 __all__ = ["Protector", "SenderEvents", "SenderHooks"]
 
-SCRATCH: Final = 64 * 1024
-"""Bytes in which packets are encrypted before they leave: as many as a block of datagrams may have."""
-
-TRAILER: Final = 16 + 128
-"""Bytes that libsrtp may add to a packet (SRTP_MAX_TRAILER_LEN)."""
+_TRAILER: Final = bytes(16 + 128)
+"""Room for what libsrtp may add to a packet (SRTP_MAX_TRAILER_LEN)."""
 
 
 class SenderEvents(Protocol):
@@ -76,45 +72,54 @@ class Protector:
     """
 
     def __init__(self, session: Any) -> None:
-        ffi = _binding.ffi
         self._session = session  # holds what the pointer points to
         self._encrypt = _binding.lib.srtp_protect
+        self._pointer_to = _binding.ffi.from_buffer
         self._srtp = session._srtp[0]
-        self._memory = bytearray(SCRATCH)
-        self._view = memoryview(self._memory)
-        self._base = ffi.from_buffer(self._memory)
-        self._length = ffi.new("int *")
+        self._length = _binding.ffi.new("int *")
+        self._tag = bytes(16)  # as AES-GCM has it; the first packet tells
 
-    def protect(self, packets: Iterable[bytes]) -> list[tuple[bytes, int]]:
-        """Encrypts RTP packets of at most 1,500 bytes each.
+    def protect(self, headers: list[bytes], payloads: list[Payload], frame: bytes) -> list[tuple[memoryview, int]]:
+        """Makes encrypted packets.
+
+        Args:
+            headers: The RTP header of each.
+            payloads: What each carries.
+            frame: The frame that they carry.
 
         Returns:
             Blocks of datagrams as `udp.Path.send` takes them, in the order of the packets.
+
+        Raises:
+            ConnectionError: libsrtp does not encrypt them.
         """
-        blocks: list[tuple[bytes, int]] = []
-        memory, base, length, srtp, encrypt = self._memory, self._base, self._length, self._srtp, self._encrypt
-        end = size = count = 0
-        for packet in packets:
-            if end + len(packet) + TRAILER > SCRATCH:
-                blocks.append((bytes(self._view[:end]), size))
-                end = count = 0
-            start, end = end, end + len(packet)
-            memory[start:end] = packet
-            length[0] = end - start
-            if status := encrypt(srtp, base + start, length):
+        source, tag = memoryview(frame), self._tag
+        parts: list[bytes | memoryview] = []
+        for header, (before, start, end) in zip(headers, payloads, strict=True):
+            parts += (header, before, source[start:end], tag)
+        parts.append(_TRAILER)
+        memory = bytearray().join(parts)
+        view, base = memoryview(memory), self._pointer_to(memory)
+        srtp, encrypt, length = self._srtp, self._encrypt, self._length
+        blocks: list[tuple[memoryview, int]] = []
+        at = begin = end_ = size = count = plain = 0
+        for header, (before, start, end) in zip(headers, payloads, strict=True):
+            length[0] = plain = len(header) + len(before) + end - start
+            if status := encrypt(srtp, base + at, length):
                 raise ConnectionError(f"a packet cannot be encrypted (libsrtp says {status})")
             added = length[0]
-            if count and (added > size or start % size or count == MAX_SEGMENTS):
+            if count and (at != end_ or added > size or (end_ - begin) % size or count == MAX_SEGMENTS):
                 # Larger than those before, or behind a smaller one: this packet begins a block.
-                blocks.append((bytes(self._view[:start]), size))
-                memory[:added] = memory[start : start + added]
-                start = count = 0
+                blocks.append((view[begin:end_], size))
+                count = 0
             if not count:
-                size = added
+                begin, size = at, added
             count += 1
-            end = start + added
+            end_ = at + added
+            at += plain + len(tag)
         if count:
-            blocks.append((bytes(self._view[:end]), size))
+            blocks.append((view[begin:end_], size))
+            self._tag = bytes(length[0] - plain)
         return blocks
 
 
@@ -129,6 +134,8 @@ class SenderHooks:
     def __init__(self, sender: Any, events: SenderEvents) -> None:
         self._sender = sender
         self._events = events
+        self._dtls: Any = None
+        self._nominated: Any = None
         self._pair: Any = None
         self._path: Path | None = None
         self._handle_rtcp: Callable[[Any], Awaitable[None]] = self._sender._handle_rtcp_packet
@@ -157,23 +164,24 @@ class SenderHooks:
 
     def protector(self) -> Protector:
         """Encrypts for this connection; it stands."""
-        return Protector(self._sender.transport._tx_srtp)
+        self._dtls = self._sender.transport
+        self._nominated = self._dtls.transport._connection._nominated
+        return Protector(self._dtls._tx_srtp)
 
     # --- Sending ---
 
     def path(self) -> Path | None:
-        """How packets leave now; None when the connection has ended."""
-        dtls = self._sender.transport
-        if dtls._state is not State.CONNECTED:
+        """How packets leave now, after `protector` was called; None when the connection has ended."""
+        if self._dtls._state is not State.CONNECTED:
             return None
-        pair = dtls.transport._connection._nominated.get(1)
+        pair = self._nominated.get(1)
         if pair is not self._pair or self._path is None:
             self._leave_path()
             self._pair = pair
             self._path = None if pair is None else _path(pair)
         return self._path
 
-    def sent(self, packets: int, octets: int, size: int, timestamp: int, captured_at: float) -> None:
+    def sent(self, packets: int, octets: int, size: int, timestamp: int, moment: int) -> None:
         """Counts packets that have left, for the sender report (RFC 3550 section 6.4.1) and the statistics.
 
         Args:
@@ -181,11 +189,10 @@ class SenderHooks:
             octets: Bytes of their payloads.
             size: Bytes of the datagrams.
             timestamp: RTP timestamp of the last one.
-            captured_at: The moment that it stands for, of `time.monotonic`. aiortc says in its reports when the packet
-                left instead, so that pictures seem to be younger than they are.
+            moment: What it stands for, as NTP time.
         """
-        sender, dtls = self._sender, self._sender.transport
-        sender._RTCRtpSender__ntp_timestamp = ntp_time(time.time() - time.monotonic() + captured_at)
+        sender, dtls = self._sender, self._dtls
+        sender._RTCRtpSender__ntp_timestamp = moment
         sender._RTCRtpSender__rtp_timestamp = timestamp
         sender._RTCRtpSender__octet_count += octets
         sender._RTCRtpSender__packet_count += packets

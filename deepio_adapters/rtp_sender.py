@@ -17,7 +17,6 @@ import logging
 import random
 import time
 from collections import deque
-from operator import add
 from typing import TYPE_CHECKING, Any, Final
 
 from aiortc.rtp import RtpPacket
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from deepio_adapters.engine import EngineStats
     from deepio_adapters.media import EncodedFrame, VideoFeedback
     from deepio_core.media.far import FarVideo
-    from deepio_core.media.rtp import HeaderTemplate
+    from deepio_core.media.rtp import HeaderTemplate, Payload
 
 __all__ = ["RtpSink"]
 
@@ -84,7 +83,7 @@ class _Burst:
     """Packets that leave together."""
 
     due: float
-    blocks: list[tuple[bytes, int]]
+    blocks: list[tuple[memoryview, int]]
     packets: int
     octets: int
     size: int
@@ -94,15 +93,15 @@ class _Burst:
 class _Packets:
     """A frame, made into packets."""
 
-    frame: EncodedFrame | None
-    """None once it has left: its bytes are in the payloads, too."""
-    captured_at: float
+    frame: EncodedFrame
     due: float
     first: int
     timestamp: int
     picture_id: int
     leaves: float
-    payloads: list[bytes]
+    ntp_time: int
+    """The moment that the timestamp stands for, as sender reports tell it."""
+    payloads: list[Payload]
     bursts: deque[_Burst] = dataclasses.field(default_factory=deque[_Burst])
     begun: bool = False
     """A part of it has left, or all."""
@@ -138,6 +137,7 @@ class RtpSink:
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[tuple[float, EncodedFrame]] = deque()
         self._ready: deque[_Packets] = deque()
+        # All that was made and is kept, in the order of its numbers: what has left, then what is ready.
         self._history: deque[_Packets] = deque()
         self._history_packets = 0
         self._needs_keyframe = False
@@ -243,6 +243,8 @@ class RtpSink:
         for packets in reversed(self._history):
             index = (sequence_number - packets.first) & 0xFFFF
             if index < len(packets.payloads):
+                if not packets.begun:
+                    return None  # it was never sent: whoever asks is guessing
                 now = time.monotonic()
                 since = now - packets.resent.get(index, float("-inf"))
                 if since < self._resend_interval or self._resend_credit < 1:
@@ -255,7 +257,7 @@ class RtpSink:
                     sequence_number=sequence_number,
                     timestamp=packets.timestamp,
                     ssrc=self._hooks.ssrc,
-                    payload=packets.payloads[index],
+                    payload=rtp.payload_of(packets.frame.data, packets.payloads[index]),
                 )
                 packet.extensions.abs_send_time = rtp.abs_send_time(self._unix_time + packets.leaves)
                 self._counters.packets_resent += 1
@@ -306,14 +308,15 @@ class RtpSink:
                 for index, (block, size) in enumerate(burst.blocks):
                     taken = path.send(block, size)
                     if taken and not packets.begun:
-                        self._remember(packets)
+                        packets.begun = True
+                        self._counters.frames_sent += 1
+                        self._counters.frames_copied += packets.frame.copied
                     if taken < len(block):
                         burst.blocks = [(block[taken:], size), *burst.blocks[index + 1 :]]
                         return False
                 packets.bursts.popleft()
                 self._resend_credit = min(self._resend_credit + RESEND_SHARE * burst.packets, RESEND_CREDIT)
-                self._hooks.sent(burst.packets, burst.octets, burst.size, packets.timestamp, packets.captured_at)
-            packets.frame = None
+                self._hooks.sent(burst.packets, burst.octets, burst.size, packets.timestamp, packets.ntp_time)
             self._ready.popleft()
         return True
 
@@ -350,12 +353,13 @@ class RtpSink:
         leaves = max(self._smoother.due(max(due, now), frame.interval), self._free_at)
         packets = _Packets(
             frame=frame,
-            captured_at=frame.captured_at,
             due=due,
             first=self._sequence_number,
             timestamp=(self._timestamp_origin + round(frame.pts * CLOCK_RATE)) & 0xFFFFFFFF,
             picture_id=self._picture_id,
             leaves=leaves,
+            # aiortc says when the packets left instead: pictures would seem to be younger than they are.
+            ntp_time=rtp.ntp_time(time.time() - time.monotonic() + frame.captured_at),
             payloads=payloads,
         )
         self._picture_id = (self._picture_id + 1) & 0x7FFF
@@ -369,6 +373,7 @@ class RtpSink:
             start += size
         self._free_at = packets.bursts[-1].due + BURST_TIME * min(1.0, packets.bursts[-1].packets / pacing.BURST)
         self._ready.append(packets)
+        self._remember(packets, now)
 
     def _make_burst(self, packets: _Packets, start: int, end: int, leaves: float) -> _Burst:
         count = end - start
@@ -376,26 +381,19 @@ class RtpSink:
         is_last = end == len(packets.payloads)
         # One header more than there are packets, so that the last one has no marker.
         headers = self._template.headers(count + (not is_last), packets.first + start, packets.timestamp, stamp)
-        payloads = packets.payloads[start:end]
-        blocks = self._protector.protect(map(add, headers, payloads))
-        return _Burst(
-            leaves,
-            blocks,
-            count,
-            sum(map(len, payloads)),
-            sum(len(block) for block, _ in blocks),
-        )
+        blocks = self._protector.protect(headers[:count], packets.payloads[start:end], packets.frame.data)
+        size = sum(len(block) for block, _ in blocks)
+        octets = sum(len(before) + end - start for before, start, end in packets.payloads[start:end])
+        return _Burst(leaves, blocks, count, octets, size)
 
-    def _remember(self, packets: _Packets) -> None:
-        """Counts what leaves, and keeps it for a while, in case that the far side misses it."""
-        packets.begun = True
-        self._counters.frames_sent += 1
-        self._counters.frames_copied += packets.frame is not None and packets.frame.copied
+    def _remember(self, packets: _Packets, now: float) -> None:
+        """Keeps it for a while, in case that the far side misses some of it."""
         history = self._history
         history.append(packets)
         self._history_packets += len(packets.payloads)
-        oldest = packets.due - HISTORY_TIME
-        while len(history) > 1 and (self._history_packets > HISTORY_PACKETS or history[0].due < oldest):
+        oldest = now - HISTORY_TIME
+        # What is still to leave is bounded elsewhere.
+        while history[0].begun and (self._history_packets > HISTORY_PACKETS or history[0].due < oldest):
             self._history_packets -= len(history.popleft().payloads)
 
     # --- Falling behind ---
@@ -416,7 +414,8 @@ class RtpSink:
         if ready:
             # Their numbers have not been seen by anybody: with a gap, the far side would ask for what never was.
             self._sequence_number, self._picture_id = ready[0].first, ready[0].picture_id
-        waiting = [(packets.due, packets.frame) for packets in ready if packets.frame is not None]
+            self._history_packets -= sum(len(self._history.pop().payloads) for _ in ready)
+        waiting = [(packets.due, packets.frame) for packets in ready]
         waiting += self._waiting
         keyframe = next((i for i in reversed(range(len(waiting))) if waiting[i][1].keyframe), len(waiting))
         if keyframe == 0 and len(waiting) >= MAX_WAITING:

@@ -45,7 +45,7 @@ with it, drops or encodes less."""
 class Path(Protocol):
     """Takes datagrams for one destination."""
 
-    def send(self, block: bytes, size: int) -> int:
+    def send(self, block: memoryview, size: int) -> int:
         """Sends the datagrams of a block; never blocks, never raises.
 
         Args:
@@ -81,7 +81,7 @@ class SocketPath:
         """Whether several datagrams leave with one system call."""
         return self._segments
 
-    def send(self, block: bytes, size: int) -> int:
+    def send(self, block: memoryview, size: int) -> int:
         """Sends the datagrams of a block (see `Path`)."""
         if self._segments and len(block) > size:
             try:
@@ -120,19 +120,19 @@ class TransportPath:
         self._send = send
         self._buffered = buffered
 
-    def send(self, block: bytes, size: int) -> int:
+    def send(self, block: memoryview, size: int) -> int:
         """Sends the datagrams of a block (see `Path`)."""
         for start in range(0, len(block), size):
             if self._buffered() > MAX_BUFFERED:
                 return start
-            self._send(block[start : start + size])
+            self._send(bytes(block[start : start + size]))
         return len(block)
 
     def close(self) -> None:
         """Does nothing: the transport is not ours."""
 
 
-def _lost(error: OSError, block: bytes) -> int:
+def _lost(error: OSError, block: memoryview) -> int:
     # As when a router drops it: there may be a path again with the next packet, and the far side asks for this one.
     logger.debug("%d bytes are lost on the way out: %s", len(block), error)
     return len(block)

@@ -15,6 +15,8 @@ from deepio_core.records import dataclass
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from deepio_core.media.rtp import Payload
+
 __all__ = [
     "AUD",
     "IDR",
@@ -210,7 +212,7 @@ def with_parameter_sets(access_unit: bytes, sets: tuple[bytes, ...]) -> bytes:
     return access_unit[:at] + inserted + access_unit[at:]
 
 
-def packetize(access_unit: bytes) -> list[bytes]:
+def packetize(access_unit: bytes) -> list[Payload]:
     """Make the RTP payloads of a picture: packetization mode 1 of RFC 6184, the very bytes that aiortc 1.16 makes.
 
     NAL units are sent alone, several small ones in one packet (STAP-A, section 5.7.1), or a large one in fragments of
@@ -222,23 +224,23 @@ def packetize(access_unit: bytes) -> list[bytes]:
     Returns:
         Payloads of 1300 bytes at most, in the order in which they are sent.
     """
-    payloads: list[bytes] = []
-    gathered: list[bytes] = []
+    payloads: list[Payload] = []
+    gathered: list[tuple[int, int]] = []
     room = _AGGREGATE_MAX
     for start, end in _spans(access_unit):
         size = end - start
         if gathered and (size > room or len(gathered) == _AGGREGATE_COUNT):
-            payloads.append(_aggregate(gathered))
+            payloads.append(_aggregate(access_unit, gathered))
             gathered, room = [], _AGGREGATE_MAX
         if size > _PAYLOAD_MAX:
             payloads += _fragments(access_unit, start, end)
         elif size > _AGGREGATE_MAX:
-            payloads.append(access_unit[start:end])
+            payloads.append((b"", start, end))
         else:
-            gathered.append(access_unit[start:end])
+            gathered.append((start, end))
             room -= size + 2
     if gathered:
-        payloads.append(_aggregate(gathered))
+        payloads.append(_aggregate(access_unit, gathered))
     return payloads
 
 
@@ -348,18 +350,19 @@ def _read_avcc(record: bytes) -> list[bytes]:
     return nals
 
 
-def _aggregate(nals: list[bytes]) -> bytes:
-    if len(nals) == 1:
-        return nals[0]
+def _aggregate(data: bytes, spans: list[tuple[int, int]]) -> Payload:
+    if len(spans) == 1:
+        return (b"", *spans[0])
+    nals = [data[start:end] for start, end in spans]
     importance = max(nal[0] & 0x60 for nal in nals)
     forbidden = max(nal[0] & 0x80 for nal in nals)
     parts = [bytes([forbidden | importance | _STAP_A])]
     for nal in nals:
         parts += (len(nal).to_bytes(2, "big"), nal)
-    return b"".join(parts)
+    return b"".join(parts), 0, 0
 
 
-def _fragments(data: bytes, start: int, end: int) -> list[bytes]:
+def _fragments(data: bytes, start: int, end: int) -> list[Payload]:
     rest = end - start - 1  # the header of the NAL unit is not sent itself
     count = -(-rest // _FRAGMENT_MAX)
     size, larger = divmod(rest, count)
@@ -367,11 +370,11 @@ def _fragments(data: bytes, start: int, end: int) -> list[bytes]:
     middle = bytes([indicator, kind])
     step = size + 1
     first, turn, last = start + 1 + (step if larger else size), start + 1 + larger * step, end - size
-    fragments = [bytes([indicator, kind | 0x80]) + data[start + 1 : first]]
-    fragments += [middle + data[at : at + step] for at in range(first, turn, step)]
+    fragments: list[Payload] = [(bytes([indicator, kind | 0x80]), start + 1, first)]
+    fragments += [(middle, at, at + step) for at in range(first, turn, step)]
     # From the turn on, fragments are one byte smaller.
-    fragments += [middle + data[at : at + size] for at in range(max(first, turn), last, size)]
-    fragments.append(bytes([indicator, kind | 0x40]) + data[last:end])
+    fragments += [(middle, at, at + size) for at in range(max(first, turn), last, size)]
+    fragments.append((bytes([indicator, kind | 0x40]), last, end))
     return fragments
 
 

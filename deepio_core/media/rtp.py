@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from typing import Final, TypeAlias
 
 from deepio_core.errors import LocalProtocolError
 
-__all__ = ["HeaderTemplate", "abs_send_time", "ntp_time", "rtx_payload"]
+__all__ = ["HeaderTemplate", "Payload", "abs_send_time", "ntp_time", "payload_of", "rtx_payload"]
+
+Payload: TypeAlias = tuple[bytes, int, int]
+"""What a packet carries: some bytes of its own, then those of the frame from one offset to another. So frames are
+copied once on their way out, when they are encrypted, and kept as they are for sending again."""
 
 _FIRST: Final = Struct("!HH")
 _UNIX_EPOCH_IN_NTP: Final = 2_208_988_800  # seconds from 1900 to 1970
@@ -30,6 +34,17 @@ def abs_send_time(unix_time: float) -> int:
     """
     # Seconds since 1900 would be the same: the difference is a multiple of 64.
     return int(unix_time * (1 << 18)) & 0xFF_FFFF
+
+
+def payload_of(frame: bytes, payload: Payload) -> bytes:
+    """Make the payload of a packet.
+
+    Args:
+        frame: The frame that was packetized.
+        payload: What the packet carries of it.
+    """
+    before, start, end = payload
+    return before + frame[start:end]
 
 
 def rtx_payload(sequence_number: int, payload: bytes) -> bytes:

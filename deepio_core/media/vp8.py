@@ -5,7 +5,10 @@ Bytes come from cameras and files, so every function takes any bytes at all.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from deepio_core.media.rtp import Payload
 
 __all__ = ["frame_size", "is_keyframe", "packetize"]
 
@@ -43,7 +46,7 @@ def frame_size(frame: bytes) -> tuple[int, int] | None:
     return (width, height) if width and height else None
 
 
-def packetize(frame: bytes, picture_id: int) -> list[bytes]:
+def packetize(frame: bytes, picture_id: int) -> list[Payload]:
     """Make the RTP payloads of a frame: the very bytes that aiortc 1.16 makes.
 
     Args:
@@ -55,7 +58,8 @@ def packetize(frame: bytes, picture_id: int) -> list[bytes]:
     """
     # X; I; M and the number: RFC 7741 section 4.2. S marks the start of the partition.
     following = b"\x80\x80" + (0x8000 | picture_id & 0x7FFF).to_bytes(2, "big")
-    payloads = [following + frame[at : at + _DATA_MAX] for at in range(0, len(frame), _DATA_MAX)]
+    size = len(frame)
+    payloads = [(following, at, min(at + _DATA_MAX, size)) for at in range(0, size, _DATA_MAX)]
     if payloads:
-        payloads[0] = b"\x90" + payloads[0][1:]
+        payloads[0] = (b"\x90" + following[1:], *payloads[0][1:])
     return payloads

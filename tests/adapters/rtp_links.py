@@ -121,7 +121,7 @@ class Link:
         queue.put = lambda item: put(item) if item is None else None
 
     async def connect(self) -> None:
-        self.near.createDataChannel("data")
+        channel = self.near.createDataChannel("data")
         await self.near.setLocalDescription()
         await self.far.setRemoteDescription(self.near.localDescription)
         (transceiver,) = self.far.getTransceivers()
@@ -129,7 +129,8 @@ class Link:
         await self.far.setLocalDescription()
         self._listen(transceiver.receiver.transport)
         await self.near.setRemoteDescription(self.far.localDescription)
-        await self.until(lambda: self.feedback.sink is not None and self.far.connectionState == "connected")
+        # The channel, too: aiortc fails if its transport ends while it opens one.
+        await self.until(lambda: self.feedback.sink is not None and channel.readyState == "open")
         dtls = self.receiver.transport
         dtls._rx_srtp = _Lossy(dtls._rx_srtp, self)
 

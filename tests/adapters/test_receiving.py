@@ -22,7 +22,7 @@ from deepio_adapters.engine import EngineConfig, open_engine
 from deepio_adapters.test_pattern import Pattern, read_counter
 from deepio_core.inputs import ChannelOpened, EngineClosed, LocalAnswer
 from deepio_core.media import h264, vp8
-from deepio_core.media.rtp import ntp_time
+from deepio_core.media.rtp import ntp_time, payload_of
 from deepio_core.outputs import ApplyOffer, CloseEngine, StartEngine
 from tests.engines import BOUND, End, end
 
@@ -94,7 +94,7 @@ class Camera:
                 sequence_number=self.sequence,
                 timestamp=self.timestamp,
                 ssrc=self.ssrc,
-                payload=payload,
+                payload=payload_of(data, payload),
             )
             self.sequence = (self.sequence + 1) & 0xFFFF
             packets.append(packet)

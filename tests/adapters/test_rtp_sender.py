@@ -131,7 +131,7 @@ def test_a_block_leaves_with_one_call_and_arrives_as_datagrams() -> None:
         far.bind(("127.0.0.1", 0))
         far.settimeout(BOUND)
         path = udp.SocketPath(near.fileno(), far.getsockname())
-        assert path.send(bytes(2500), 1000) == 2500
+        assert path.send(memoryview(bytes(2500)), 1000) == 2500
         assert path.segments
         assert [len(far.recv(2000)) for _ in range(3)] == [1000, 1000, 500]
         path.close()
@@ -300,7 +300,7 @@ class Blocked:
         self.room = 0
         self.passed = 0
 
-    def send(self, block: bytes, size: int) -> int:
+    def send(self, block: memoryview, size: int) -> int:
         taken = min(self.room * size, len(block))
         self.room -= -(-taken // size)
         self.passed += -(-taken // size)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import random
 import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.codecs import depayload
 from aiortc.mediastreams import AudioStreamTrack
+from aiortc.rtcdtlstransport import SRTP_AEAD_AES_256_GCM
 from aiortc.rtp import RtpPacket
 
 from deepio_adapters import aiortc_hooks, aiortc_sending, udp
@@ -28,6 +30,7 @@ from deepio_adapters.media import SourcePacket
 from deepio_adapters.sources import parse_source
 from deepio_core.inputs import LocalAnswer, LocalOffer
 from deepio_core.media.options import VideoOptions
+from deepio_core.media.rtp import HeaderTemplate, payload_of
 from deepio_core.outputs import ApplyAnswer, ApplyOffer, StartEngine
 from tests.engines import BOUND, End, end
 from tests.media import make_clip
@@ -242,16 +245,20 @@ def test_what_cannot_leave_is_lost_and_what_finds_no_room_waits(monkeypatch: pyt
             path = udp.SocketPath(real.fileno(), ("127.0.0.1", 9))
         fake: Any = path._socket
         fake.errors = [errno.ENOBUFS, errno.ENETUNREACH, None]
-        assert [path.send(bytes(2500), 1000) for _ in range(3)] == [0, 2500, 2500]
+        assert [path.send(block(2500), 1000) for _ in range(3)] == [0, 2500, 2500]
         assert path.segments
         # A kernel or an interface that cannot: one by one from now on.
         fake.errors = [errno.EIO, None, errno.EAGAIN]
         fake.sent.clear()
-        assert path.send(bytes(2500), 1000) == 1000
+        assert path.send(block(2500), 1000) == 1000
         assert not path.segments
         fake.errors = [errno.EPERM, None, None]
-        assert path.send(bytes(2500), 1000) == 2500
+        assert path.send(block(2500), 1000) == 2500
         assert fake.sent == [1000, 1000, 500]
+
+
+def block(size: int) -> memoryview:
+    return memoryview(bytes(size))
 
 
 class RelayedTransport:
@@ -280,13 +287,13 @@ def test_a_relayed_path_takes_no_more_than_its_server_does() -> None:
     transport = RelayedTransport(waiting)
     pair = SimpleNamespace(protocol=SimpleNamespace(transport=transport), remote_addr=("192.0.2.1", 9))
     path = aiortc_sending._path(pair)
-    assert path.send(bytes(1500), 1000) == 1500
+    assert path.send(block(1500), 1000) == 1500
     assert [(len(data), address) for data, address in transport.sent] == [
         (1000, ("192.0.2.1", 9)),
         (500, pair.remote_addr),
     ]
     waiting[0] = udp.MAX_BUFFERED + 1
-    assert path.send(bytes(1500), 1000) == 0
+    assert path.send(block(1500), 1000) == 0
 
 
 def test_without_a_descriptor_left_packets_leave_over_the_transport() -> None:
@@ -296,37 +303,48 @@ def test_without_a_descriptor_left_packets_leave_over_the_transport() -> None:
 
     transport = Exhausted([0])
     pair = SimpleNamespace(protocol=SimpleNamespace(transport=transport), remote_addr=("192.0.2.1", 9))
-    assert aiortc_sending._path(pair).send(bytes(1500), 1000) == 1500
+    assert aiortc_sending._path(pair).send(block(1500), 1000) == 1500
     assert len(transport.sent) == 2
 
 
-def session() -> pylibsrtp.Session:
-    policy = pylibsrtp.Policy(key=bytes(range(30)), ssrc_type=pylibsrtp.Policy.SSRC_ANY_OUTBOUND)
+def session(profile: int = pylibsrtp.Policy.SRTP_PROFILE_AES128_CM_SHA1_80) -> pylibsrtp.Session:
+    policy = pylibsrtp.Policy(
+        key=bytes(range(44 if profile == SRTP_AEAD_AES_256_GCM.libsrtp_profile else 30)),
+        ssrc_type=pylibsrtp.Policy.SSRC_ANY_OUTBOUND,
+        srtp_profile=profile,
+    )
     return pylibsrtp.Session(policy)
 
 
+@pytest.mark.parametrize(
+    "profile", [pylibsrtp.Policy.SRTP_PROFILE_AES128_CM_SHA1_80, SRTP_AEAD_AES_256_GCM.libsrtp_profile]
+)
 @pytest.mark.parametrize("sizes", [[1300] * 100, [1000, 1000, 500, 500, 1000, 20], [100, 1300, 100], [], [60] * 90])
-def test_packets_are_encrypted_as_one_by_one(sizes: list[int]) -> None:
-    packets = [
-        bytes(RtpPacket(payload_type=97, sequence_number=number, ssrc=1, payload=bytes(size)).serialize())
-        for number, size in enumerate(sizes)
-    ]
-    alone = session()
-    expected = [alone.protect(packet) for packet in packets]
-    blocks = aiortc_sending.Protector(session()).protect(packets)
-    datagrams = [block[start : start + size] for block, size in blocks for start in range(0, len(block), size)]
-    assert datagrams == expected
-    for block, size in blocks:
-        assert len(block) <= 65_000
-        assert len(block) <= size * udp.MAX_SEGMENTS
-    assert len(blocks) <= 1 + len(sizes) // 30 + sum(later > earlier for earlier, later in pairwise(sizes)) + len(
-        set(sizes)
-    )
+def test_packets_are_encrypted_as_one_by_one(sizes: list[int], profile: int) -> None:
+    frame = random.Random(1).randbytes(sum(sizes))
+    ends = list(accumulate(sizes))
+    payloads = [(b"before", end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    alone, together = session(profile), aiortc_sending.Protector(session(profile))
+    blocks: list[tuple[memoryview, int]] = []
+    for turn in range(2):  # at the second it is known what the cipher adds
+        headers = HeaderTemplate(payload_type=97, ssrc=1).headers(len(sizes), 1000 * turn, 0, 0) if sizes else []
+        expected = [
+            alone.protect(header + payload_of(frame, payload))
+            for header, payload in zip(headers, payloads, strict=True)
+        ]
+        blocks = together.protect(headers, payloads, frame)
+        datagrams = [block[start : start + size] for block, size in blocks for start in range(0, len(block), size)]
+        assert datagrams == expected
+        for block, size in blocks:
+            assert len(block) <= 65_000
+            assert len(block) <= size * udp.MAX_SEGMENTS
+    larger = sum(later > earlier for earlier, later in pairwise(sizes))
+    assert len(blocks) <= 1 + len(sizes) // 30 + larger + len(set(sizes))
 
 
 def test_what_cannot_be_encrypted_ends_the_stream() -> None:
     with pytest.raises(ConnectionError, match="cannot be encrypted"):
-        aiortc_sending.Protector(session()).protect([b"short"])
+        aiortc_sending.Protector(session()).protect([b""], [(b"short", 0, 0)], b"")
 
 
 def test_what_waits_above_the_socket_is_bounded() -> None:
@@ -338,6 +356,6 @@ def test_what_waits_above_the_socket_is_bounded() -> None:
         waiting[0] += udp.MAX_BUFFERED
 
     path = udp.TransportPath(send, lambda: waiting[0])
-    assert path.send(bytes(2500), 1000) == 2000
+    assert path.send(block(2500), 1000) == 2000
     assert [len(datagram) for datagram in sent] == [1000, 1000]
     path.close()

@@ -121,7 +121,7 @@ async def test_after_a_loss_that_cannot_be_mended_a_keyframe_is_encoded(
 ) -> None:
     send, losing = SocketPath.send, False
 
-    def lossy(path: SocketPath, block: bytes, size: int) -> int:
+    def lossy(path: SocketPath, block: memoryview, size: int) -> int:
         return len(block) if losing else send(path, block, size)
 
     monkeypatch.setattr(SocketPath, "send", lossy)

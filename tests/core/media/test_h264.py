@@ -25,6 +25,7 @@ from deepio_core.media.h264 import (
     parse_sps,
     with_parameter_sets,
 )
+from deepio_core.media.rtp import payload_of
 
 START = b"\0\0\1"
 LONG = b"\0\0\0\1"
@@ -509,7 +510,7 @@ def test_no_bytes_raise(data: bytes, sets: tuple[bytes, ...]) -> None:
     has_b_slice(data)
     assert with_parameter_sets(data, sets).endswith(data[-1:])
     assert all(nal[0] & 0x1F in {SPS, PPS} for nal in parameter_sets(data) + parameter_sets(b"\1" + data))
-    assert all(0 < len(payload) <= 1300 for payload in packetize(data))
+    assert all(0 < len(payload) <= 1300 for payload in payloads_of(data))
 
 
 # --- Kinds of pictures -----------------------------------------------------------------------------------------
@@ -628,14 +629,18 @@ def test_without_parameter_sets_a_picture_stays_as_it_is() -> None:
 # --- RTP payloads (held against aiortc's in tests/adapters/test_packetizing.py) ---------------------------------
 
 
+def payloads_of(access_unit: bytes) -> list[bytes]:
+    return [payload_of(access_unit, payload) for payload in packetize(access_unit)]
+
+
 def test_small_units_share_a_payload() -> None:
-    assert packetize(stream(A_SPS)) == [A_SPS]
+    assert payloads_of(stream(A_SPS)) == [A_SPS]
     shared = b"\x78" + b"".join(len(nal).to_bytes(2, "big") + nal for nal in (A_SPS, A_PPS))
-    assert packetize(stream(A_SPS, A_PPS)) == [shared]
+    assert payloads_of(stream(A_SPS, A_PPS)) == [shared]
     # At most nine; the most important bit pattern and the forbidden bit of any is that of all.
     small = [bytes([0x01, number]) for number in range(10)]
-    assert [payload[0] for payload in packetize(stream(*small))] == [0x18, 0x01]
-    assert packetize(stream(b"\x01a", b"\xe1b"))[0][0] == 0xF8
+    assert [payload[0] for payload in payloads_of(stream(*small))] == [0x18, 0x01]
+    assert payloads_of(stream(b"\x01a", b"\xe1b"))[0][0] == 0xF8
 
 
 @pytest.mark.parametrize(
@@ -656,12 +661,12 @@ def test_small_units_share_a_payload() -> None:
     ],
 )
 def test_payloads_are_filled_up_to_the_limit(sizes: list[int], lengths: list[int]) -> None:
-    payloads = packetize(stream(*[b"\x65" + b"x" * (size - 1) for size in sizes]))
+    payloads = payloads_of(stream(*[b"\x65" + b"x" * (size - 1) for size in sizes]))
     assert [len(payload) for payload in payloads] == lengths
 
 
 def test_fragments_say_where_they_belong() -> None:
     nal = b"\x65" + bytes(range(1, 251)) * 16
-    payloads = packetize(stream(nal))
+    payloads = payloads_of(stream(nal))
     assert [payload[:2] for payload in payloads] == [b"\x7c\x85", b"\x7c\x05", b"\x7c\x05", b"\x7c\x45"]
     assert b"".join(payload[2:] for payload in payloads) == nal[1:]

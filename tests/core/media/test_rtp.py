@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepio_core.errors import LocalProtocolError
-from deepio_core.media.rtp import HeaderTemplate, abs_send_time, ntp_time, rtx_payload
+from deepio_core.media.rtp import HeaderTemplate, abs_send_time, ntp_time, payload_of, rtx_payload
 
 
 def test_a_header_with_both_extensions() -> None:
@@ -91,3 +91,9 @@ def test_times_by_the_book() -> None:
 def test_a_retransmission_begins_with_the_number_of_the_packet() -> None:
     assert rtx_payload(0x1234, b"payload") == b"\x12\x34payload"
     assert rtx_payload(0x11234, b"") == b"\x12\x34"
+
+
+def test_a_payload_is_what_comes_first_and_a_part_of_the_frame() -> None:
+    assert payload_of(b"0123456789", (b"ab", 3, 6)) == b"ab345"
+    assert payload_of(b"0123456789", (b"", 0, 10)) == b"0123456789"
+    assert payload_of(b"0123456789", (b"alone", 0, 0)) == b"alone"

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepio_core.media.rtp import payload_of
 from deepio_core.media.vp8 import frame_size, is_keyframe, packetize
 
 # As libvpx wrote them: 640x360, and the frame after it.
@@ -36,23 +37,27 @@ def test_a_picture_without_pixels_has_no_size(sides: str) -> None:
     assert frame_size(frame) is None
 
 
+def payloads_of(frame: bytes, picture_id: int) -> list[bytes]:
+    return [payload_of(frame, payload) for payload in packetize(frame, picture_id)]
+
+
 @given(st.binary(max_size=64), st.integers())
 def test_any_bytes_are_taken(frame: bytes, picture_id: int) -> None:
     for data in (frame, KEYFRAME[:6] + frame):
         assert (frame_size(data) is None) or is_keyframe(data)
-        assert b"".join(payload[4:] for payload in packetize(data, picture_id)) == data
+        assert b"".join(payload[4:] for payload in payloads_of(data, picture_id)) == data
 
 
 @pytest.mark.parametrize(
     ("size", "lengths"), [(0, []), (1, [5]), (1296, [1300]), (1297, [1300, 5]), (3000, [1300, 1300, 412])]
 )
 def test_payloads_are_filled_one_after_the_other(size: int, lengths: list[int]) -> None:
-    payloads = packetize(b"v" * size, 0x4321)
+    payloads = payloads_of(b"v" * size, 0x4321)
     assert [len(payload) for payload in payloads] == lengths
     heads = [payload[:4] for payload in payloads]
     assert heads == [b"\x90\x80\xc3\x21", *[b"\x80\x80\xc3\x21"] * 2][: len(lengths)]
 
 
 def test_picture_ids_begin_anew_after_15_bits() -> None:
-    assert packetize(b"v", 0x7FFF)[0][:4] == b"\x90\x80\xff\xff"
-    assert packetize(b"v", 0x8000) == packetize(b"v", 0)
+    assert payloads_of(b"v", 0x7FFF)[0][:4] == b"\x90\x80\xff\xff"
+    assert payloads_of(b"v", 0x8000) == payloads_of(b"v", 0)
