@@ -156,8 +156,8 @@ class StreamManager:
     async def _answer(self, frame: ReceivedFrame) -> None:
         vc_time = time.time() - (time.monotonic() - frame.received_at)
         picture = await anyio.to_thread.run_sync(frame.to_ndarray)
-        if frame.negotiation != self._connection:
-            return  # its camera has left, and another one may not see its picture
+        if frame.negotiation != self._connection or not self._watching:
+            return  # its camera has left, and another one may not see its picture; or is not to be watched after all
         statistics = self.statistics  # not before: its connection may have been told meanwhile
         self._picture = picture
         statistics.on_frame(picture.shape)
