@@ -35,6 +35,9 @@ TIME_BASE = Fraction(1, VIDEO_CLOCK)
 SCALING = Interpolation.FAST_BILINEAR
 """How pictures are scaled down."""
 
+_INTERLEAVED = frozenset({"bgr24", "rgb24"})
+"""Pictures that came as arrays."""
+
 DEFAULT_FRAME_RATE = 30.0
 """Frames per second until the pictures tell, if the source does not: what rate control begins with."""
 
@@ -249,6 +252,12 @@ class VideoEncoder:
         """Scales and converts a picture to what the encoder takes; returns the same one if it fits."""
         width, height = encoded_size(source.width, source.height, self._options.max_size)
         name = source.format.name
+        # The first picture of a connection does not wait until OpenCV has been imported.
+        if name in _INTERLEAVED and self.encoded and (width, height) == (source.width, source.height):
+            from deepio_adapters.arrays import to_planes  # numpy is not imported where no arrays are encoded
+
+            source = to_planes(source) or source
+            name = source.format.name
         full_range = source.color_range == ColorRange.JPEG and kind.codec == "VP8"  # VP8 cannot tell
         return self._reformatter.reformat(
             source,

@@ -14,6 +14,7 @@ import anyio
 import av
 import numpy as np
 
+from deepio_adapters.arrays import to_picture
 from deepio_adapters.slots import LatestSlot, SlotClosedError
 from deepio_adapters.sources import Source, SourceClosedError, SourceError, SourceFrame, SourceInfo, stamp
 from deepio_adapters.timeline import LiveTimeline
@@ -71,7 +72,7 @@ def _is_async(feed: object) -> bool:
     return any(inspect.isasyncgenfunction(c) or inspect.iscoroutinefunction(c) for c in candidates)
 
 
-def to_picture(image: object, name: str) -> av.VideoFrame:
+def _checked_picture(image: object, name: str) -> av.VideoFrame:
     """Copies a BGR array into a picture.
 
     Raises:
@@ -84,7 +85,7 @@ def to_picture(image: object, name: str) -> av.VideoFrame:
         raise SourceError(f"{name}: {array.dtype} {array.shape} is no frame.", remedy=_SHAPE_REMEDY)
     if not 1 <= min(array.shape[:2]) <= max(array.shape[:2]) <= MAX_SIDE:
         raise SourceError(f"{name}: a frame cannot have the shape {array.shape}.", remedy=_SHAPE_REMEDY)
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="bgr24")
+    return to_picture(cast("NDArray[np.uint8]", array))
 
 
 def _failure(name: str, fault: Exception) -> SourceError:
@@ -174,7 +175,7 @@ class FrameSource(Source):
             raise
         except Exception as fault:  # the application's code may raise anything
             raise _failure(self.name, fault) from fault
-        return None if image is None else to_picture(image, self.name)
+        return None if image is None else _checked_picture(image, self.name)
 
     def _take_images(self) -> Iterator[object]:
         if not callable(self._feed):
@@ -250,7 +251,7 @@ class AsyncFrameSource(Source):
         try:
             async for image in images:
                 taken = time.monotonic()
-                if image is None or not self._slot.put((to_picture(image, self.name), taken)):
+                if image is None or not self._slot.put((_checked_picture(image, self.name), taken)):
                     break
                 await anyio.sleep(max(0.0, taken + self._interval - time.monotonic()))
         except SourceError as fault:
