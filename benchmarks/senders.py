@@ -4,13 +4,14 @@
 
 It prints a line when all streams are up; then, for each line of its input, a line of JSON with the CPU time it has
 used, user and system, in seconds. "stock-..." is the plainest program on aiortc that does the work, "floor-..." sends
-the same packets, encrypted, with nothing around them.
+the same packets, encrypted, with nothing around them; "floor-H264" makes them, with FFmpeg and our settings.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 import json
 import os
 import resource
@@ -21,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any
 
 RATE = 25
@@ -188,10 +190,43 @@ def packets_of(clip: str) -> list[list[bytes]]:
         return [encoder.pack(packet)[0] for packet in packets]
 
 
+class Transcoder:
+    """Decodes a clip, again and again, and encodes it as `VideoEncoder` does: the RTP payloads of one frame a call."""
+
+    def __init__(self, clip: str, bitrate: int) -> None:
+        from benchmarks.encoders import changed_context
+        from deepio_core.media.h264 import packetize
+
+        self._packetize = packetize
+        self._pictures = self._decode(clip)
+        first = next(self._pictures)
+        self._pictures = itertools.chain([first], self._pictures)
+        self._encoder = changed_context("H264", bitrate, first.width, first.height, {})
+
+    @staticmethod
+    def _decode(clip: str) -> Iterator[Any]:
+        import av
+
+        while True:
+            with av.open(clip) as container:
+                stream = container.streams.video[0]
+                stream.thread_count = 1
+                yield from container.decode(stream)
+
+    def __call__(self, number: int) -> list[bytes]:
+        """The next frame."""
+        from av.video.frame import PictureType
+
+        picture = next(self._pictures)
+        picture.pts, picture.time_base = number * 90_000 // RATE, Fraction(1, 90_000)
+        picture.pict_type = PictureType.I if number % (4 * RATE) == 0 else PictureType.NONE
+        return self._packetize(b"".join(map(bytes, self._encoder.encode(picture))))
+
+
 class Bare:
     """A stream of RTP with nothing around it: header, SRTP, system call."""
 
-    def __init__(self, payloads: list[list[bytes]], source: int, port: int) -> None:
+    def __init__(self, payloads: Callable[[int], list[bytes]], source: int, port: int) -> None:
         from pylibsrtp import Policy, Session
 
         self._payloads = payloads
@@ -205,7 +240,7 @@ class Bare:
 
     def frame(self, number: int) -> Iterator[bytes]:
         """The packets of a frame, encrypted."""
-        payloads = self._payloads[number % len(self._payloads)]
+        payloads = self._payloads(number)
         timestamp = number * 90_000 // RATE & 0xFFFFFFFF
         for payload in payloads:
             marker = 0x80 if payload is payloads[-1] else 0
@@ -235,7 +270,7 @@ class Bare:
 def floor(clip: str, port: int, count: int, *, together: bool) -> None:
     """All streams, due one after the other, in one loop."""
     payloads = packets_of(clip)
-    streams = [Bare(payloads, 1 + number, port) for number in range(count)]
+    streams = [Bare(lambda frame: payloads[frame % len(payloads)], 1 + number, port) for number in range(count)]
     senders = [stream.send_together if together else stream.send_each for stream in streams]
     began = time.monotonic()
     due = [(began + number / RATE / count, 0, number) for number in range(count)]
@@ -248,11 +283,30 @@ def floor(clip: str, port: int, count: int, *, together: bool) -> None:
         heapq.heapreplace(due, (at + 1 / RATE, frame + 1, number))
 
 
+def encoding_floor(clip: str, port: int, count: int, bitrate: int) -> None:
+    """Each stream in a thread of its own, for they keep more than one core busy."""
+
+    def send(number: int) -> None:
+        stream = Bare(Transcoder(clip, bitrate), 1 + number, port)
+        began = time.monotonic() + number * STAGGER
+        for frame in itertools.count():
+            time.sleep(max(0.0, began + frame / RATE - time.monotonic()))
+            stream.send_together(frame)
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    up()
+    for thread in threads:
+        thread.join()
+
+
 def main() -> None:
     """The command."""
     kind, url, port, clip, count = sys.argv[1:]
     number = int(count)
-    encoded = {"mode": "encode", "bitrate": 1_000_000}
+    bitrate = 1_000_000
+    encoded = {"mode": "encode", "bitrate": bitrate}
     programs: dict[str, Callable[[], object]] = {
         "ours-copy": lambda: asyncio.run(ours(url, clip, number, {})),
         "ours-H264": lambda: asyncio.run(ours(url, clip, number, {"codec": "H264", **encoded})),
@@ -260,6 +314,7 @@ def main() -> None:
         "stock-copy": lambda: asyncio.run(stock(url, clip, number, "H264", copy=True)),
         "stock-H264": lambda: asyncio.run(stock(url, clip, number, "H264", copy=False)),
         "stock-VP8": lambda: asyncio.run(stock(url, clip, number, "VP8", copy=False)),
+        "floor-H264": lambda: encoding_floor(clip, int(port), number, bitrate),
         "floor-each": lambda: floor(clip, int(port), number, together=False),
         "floor-GSO": lambda: floor(clip, int(port), number, together=True),
     }
