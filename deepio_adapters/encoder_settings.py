@@ -123,6 +123,7 @@ def _x264(options: VideoOptions, bitrate: int, frame_rate: float) -> dict[str, s
         "aq-mode": "0",
         "forced-idr": "1",
         "sc_threshold": "0",
+        "x264opts": "dct-decimate=0",
         **_rates(options, bitrate),
     }
 
