@@ -14,7 +14,7 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import field
-from typing import TYPE_CHECKING, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
 from deepio_core.detections import (
     Attribute,
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from deepio_core.jsontext import JSON
+
+
+MAX_SHOWN: Final = 40
+"""Characters of a text from outside that a repr shows."""
 
 
 class Generation(enum.Enum):
@@ -53,6 +57,9 @@ class MetadataMessage:
     """Any JSON value, None included. Not in the repr: applications put URLs with passwords here."""
     raw: Mapping[str, JSON] = field(default_factory=dict[str, "JSON"], compare=False, repr=False)
     """The message as received; empty in a message to be sent."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({_kind(self.metadata)})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +125,9 @@ class UnknownMessage:
     raw: JSON = field(repr=False)
     """The message as received."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({_short(self.type)}, {_kind(self.raw)})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataMessage:
@@ -129,6 +139,10 @@ class DataMessage:
 
     raw: Mapping[str, JSON] = field(repr=False)
     """The message as received or to be sent, not copied: do not change it."""
+
+    def __repr__(self) -> str:
+        found = f"{_short(self.detector_category)}, {len(self.detections())} detections"
+        return f"{type(self).__name__}({found}, vc_time={self.vc_time}, rec_time={self.rec_time})"
 
     @property
     def generation(self) -> Generation | None:
@@ -223,6 +237,16 @@ class DataMessage:
             return None
         sizes = [size for size in map(_read_integer, shape) if size is not None]
         return tuple(sizes) if sizes and len(sizes) == len(shape) else None
+
+
+def _short(text: str | None) -> str:
+    """A text that may be of any length, for a repr."""
+    return repr(text if text is None or len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
+
+
+def _kind(value: JSON) -> str:
+    """What kind of value it is, for a repr that must not show it."""
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, (dict, list, str)) else type(value).__name__
 
 
 Message: TypeAlias = (

@@ -451,6 +451,27 @@ def test_no_repr_shows_what_an_application_put_into_a_message(kind: str) -> None
     assert "secret" not in repr(message)
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (
+            {"type": "data", "detector_category": "face", "objects": [{}, 1], "vc_time": 1.5, "rec_time": 2},
+            "DataMessage('face', 1 detections, vc_time=1.5, rec_time=2)",
+        ),
+        ({"type": "data"}, "DataMessage(None, 0 detections, vc_time=None, rec_time=None)"),
+        ({"type": "metadata", "metadata": {"url": "secret"}}, "MetadataMessage(dict of 1)"),
+        ({"type": "metadata", "metadata": None}, "MetadataMessage(NoneType)"),
+        ({"type": "x" * 40}, f"UnknownMessage('{'x' * 40}', dict of 1)"),
+        ({"type": "x" * 41}, f"UnknownMessage('{'x' * 40}...', dict of 1)"),
+        ([1, 2], "UnknownMessage(None, list of 2)"),
+        ("hello", "UnknownMessage(None, str of 5)"),
+        (5, "UnknownMessage(None, int)"),
+    ],
+)
+def test_a_repr_says_what_the_message_is_and_no_more(value: Any, shown: str) -> None:
+    assert repr(parse_message(value)) == shown
+
+
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.name)
 def test_fuzz_corpus(path: Path) -> None:
     fuzz_messages.check(path.read_bytes())
