@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from deepio_adapters.encoder import EncoderError
 from deepio_adapters.slots import SlotClosedError
+from deepio_adapters.threads import stream_thread
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -100,7 +101,7 @@ class EncodingThread:
         self._keyframe_wanted = False
         self._bitrate: int | None = None
         self._encoder_name: str | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = stream_thread(self._run, name=name)
 
     @property
     def encoder_name(self) -> str | None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 import os
 import sys
@@ -25,6 +24,7 @@ import anyio
 import anyio.to_thread
 
 from deepio_adapters.slots import waker
+from deepio_adapters.threads import stream_context
 from deepio_core.errors import DeepIOError
 
 __all__ = ["EngineRoom", "EngineRoomError", "engine_room"]
@@ -134,8 +134,8 @@ class EngineRoom:
         if loop is None:
             raise EngineRoomError("The engine room is closed.")
         try:
-            # An empty context: in the caller's, trio would be the current library, and whatever asks finds that.
-            loop.call_soon_threadsafe(function, *args, context=contextvars.Context())
+            # Not the caller's context: in it trio would be the current library, and whatever asks finds that.
+            loop.call_soon_threadsafe(function, *args, context=stream_context())
         except RuntimeError as error:  # closed between the two lines
             raise EngineRoomError("The engine room is closed.") from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import anyio
@@ -24,6 +23,7 @@ from deepio_adapters.fleet_records import (
     StreamStateChanged,
     StreamStatus,
 )
+from deepio_adapters.threads import current_stream
 from deepio_core import outputs, session
 from deepio_core.errors import DeepIOError, LocalProtocolError
 from deepio_core.outputs import Cause
@@ -44,7 +44,6 @@ __all__ = [
     "OnResult",
     "StreamIO",
     "Tell",
-    "current_stream",
 ]
 
 logger = logging.getLogger(__name__)
@@ -82,9 +81,6 @@ OnMessage: TypeAlias = Callable[[str, "Message"], object]
 
 OnResult: TypeAlias = Callable[[str, "Result"], object]
 """Takes a stream's name and a result with the frame it belongs to."""
-
-current_stream: ContextVar[str | None] = ContextVar("current_stream", default=None)
-"""Name of the stream that a task works for, for logs."""
 
 
 _ENDED: Final = (Cause.LOCAL, "the session has ended")

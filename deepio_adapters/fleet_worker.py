@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from deepio_adapters.fleet_host import LocalHost, current_stream
+from deepio_adapters.fleet_host import LocalHost
 from deepio_adapters.fleet_queue import FairQueue
 from deepio_adapters.fleet_records import FleetError, FleetEvent
 from deepio_adapters.fleet_wire import (
@@ -35,6 +35,7 @@ from deepio_adapters.fleet_wire import (
 )
 from deepio_adapters.pairing import Result
 from deepio_adapters.slots import waker
+from deepio_adapters.threads import current_stream
 from deepio_core.errors import DeepIOError
 
 if TYPE_CHECKING:

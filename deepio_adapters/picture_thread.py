@@ -11,6 +11,7 @@ from deepio_adapters.media import SourceGap
 from deepio_adapters.packet_queue import PacketQueue
 from deepio_adapters.slots import SlotClosedError
 from deepio_adapters.source_urls import SourceError
+from deepio_adapters.threads import stream_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,8 +56,7 @@ class PictureThread:
         self._ended = ended
         self._stopping = threading.Event()
         self._decoder: PictureDecoder | None = None
-        # A daemon: a thread that is stuck in a decoder must not keep the process alive.
-        self._thread = threading.Thread(target=self._run, name="deepio-pictures", daemon=True)
+        self._thread = stream_thread(self._run, name="deepio-pictures")
 
     def start(self) -> None:
         """Starts the thread."""

@@ -6,12 +6,12 @@ import contextlib
 import logging
 import os
 import queue
-import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from deepio_adapters.imports import import_lock
+from deepio_adapters.threads import stream_thread
 from deepio_core.errors import DeepIOError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Recorder:
         self._started_at = 0.0
         self._negotiation: int | None = None
         self._frames: queue.Queue[ReceivedFrame | None] = queue.Queue(WAITING_LIMIT)
-        self._thread = threading.Thread(target=self._run, name="deepio-recorder", daemon=False)
+        self._thread = stream_thread(self._run, name="deepio-recorder", daemon=False)
         self._thread.start()
 
     def put(self, frame: ReceivedFrame) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from deepio_adapters.slots import LatestSlot
 from deepio_adapters.sources import Source, SourceClosedError, SourceError, SourceFrame, SourceInfo
+from deepio_adapters.threads import stream_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,9 +50,7 @@ class SourcePump:
             future.set_running_or_notify_cancel()
         self._lock = threading.Lock()
         self._begun = False
-        # A daemon: a thread that is stuck in a driver or in the application's code must not keep the process
-        # alive.
-        self._thread = threading.Thread(target=self._run, name="deepio-source", daemon=True)
+        self._thread = stream_thread(self._run, name="deepio-source")
 
     def start(self) -> None:
         """Starts the thread; returns at once. The second call does nothing."""

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from deepio_adapters.threads import stream_thread
 from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class VideoDecoder:
             self._waiting.append((picture, now))
             self._changed.notify()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="deepio-decoder", daemon=True)
+            self._thread = stream_thread(self._run, name="deepio-decoder")
             self._thread.start()
         return False
 

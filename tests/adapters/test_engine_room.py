@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import anyio
 import pytest
@@ -16,6 +17,7 @@ import sniffio
 
 from deepio_adapters import engine_room as module
 from deepio_adapters.engine_room import EngineRoom, EngineRoomError, engine_room, new_loop
+from deepio_adapters.threads import current_stream
 
 BOUND = 10.0  # seconds after which a wait in these tests has failed
 
@@ -48,6 +50,19 @@ async def test_it_opens_with_the_first_user_and_closes_with_the_last() -> None:
     assert not rooms()
     async with engine_room() as third:
         assert third is not first
+
+
+@pytest.mark.anyio
+async def test_what_is_called_in_it_knows_for_which_stream_and_nothing_else_of_the_caller() -> None:
+    async def known() -> tuple[str | None, str | None]:
+        return current_stream.get(), other.get()
+
+    other: ContextVar[str | None] = ContextVar("other", default=None)
+    async with engine_room() as room:
+        assert await room.run(known) == (None, None)
+        current_stream.set("door")
+        other.set("something")
+        assert await room.run(known) == ("door", None)
 
 
 @pytest.mark.anyio

@@ -128,6 +128,8 @@ async def test_streams_are_spread_over_processes_of_which_one_is_killed(core, ca
     text = caplog.text
     assert "is lost: it was ended by signal 9" in text
     assert KEY not in text
+    for name in names:
+        assert f", {name}: The video of test:160x128@10 is encoded" in text, "what the engine room logs has its stream"
 
 
 def pids_of(fleet):
