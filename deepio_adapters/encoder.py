@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from deepio_core.errors import DeepIOError
 
 if TYPE_CHECKING:
     from deepio_adapters.sources import SourceFrame
+    from deepio_core.media.levels import PictureLimits
     from deepio_core.media.options import VideoOptions
 
 __all__ = ["EncoderError", "VideoEncoder", "encoded_size"]
@@ -90,11 +92,20 @@ class VideoEncoder:
         dropped_by_rate: Pictures left out because of `VideoOptions.max_frame_rate`.
     """
 
-    def __init__(self, codec: Codec, options: VideoOptions, *, frame_rate: float | None = None) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        options: VideoOptions,
+        *,
+        frame_rate: float | None = None,
+        limits: PictureLimits | None = None,
+    ) -> None:
         self.codec: Codec = codec
         self.encoded = 0
         self.dropped_by_rate = 0
         self._options = options
+        self._limits = limits
+        self._size: tuple[int, int] | None = None
         rates = [rate for rate in (frame_rate, options.max_frame_rate) if rate]
         self._frame_rate = min(rates, default=DEFAULT_FRAME_RATE)
         self._bitrate = options.bitrate
@@ -146,7 +157,7 @@ class VideoEncoder:
             EncoderError: No encoder works, or this one failed; a new one may do better.
         """
         pts = self._time(frame)
-        if not self._keeps_rate(pts):
+        if not self._keeps_rate(pts, frame.picture):
             self.dropped_by_rate += 1
             return None
         keyframe = keyframe or pts - self._keyframe_pts >= self._options.keyframe_interval
@@ -185,10 +196,13 @@ class VideoEncoder:
         self._input_pts = frame.pts
         return frame.pts + self._shift
 
-    def _keeps_rate(self, pts: float) -> bool:
-        if self._options.max_frame_rate is None:
+    def _keeps_rate(self, pts: float, picture: VideoFrame) -> bool:
+        rates = [self._options.max_frame_rate or math.inf]
+        if self._limits is not None:
+            rates.append(self._limits.frame_rate(*self._fitting(picture)))
+        if (rate := min(rates)) == math.inf:
             return True
-        interval = 1 / self._options.max_frame_rate
+        interval = 1 / rate
         slack = RATE_TOLERANCE * interval
         if self._due is not None and pts < self._due - slack:
             return False
@@ -248,9 +262,20 @@ class VideoEncoder:
             raise EncoderError(f"There is no encoder for {self.codec} that works.", remedy="Is PyAV built with one?")
         return self._kinds[0]
 
+    def _fitting(self, source: VideoFrame) -> tuple[int, int]:
+        """The size that pictures have when they are encoded."""
+        size = encoded_size(source.width, source.height, self._options.max_size)
+        limits = self._limits
+        if limits is not None and (box := limits.box(*size)) != size:
+            size = encoded_size(*size, box)
+            if size != self._size:
+                logger.info("Pictures are scaled to %dx%d: the far side takes H.264 level %s.", *size, limits.level)
+        self._size = size
+        return size
+
     def _fit(self, source: VideoFrame, kind: EncoderKind) -> VideoFrame:
         """Scales and converts a picture to what the encoder takes; returns the same one if it fits."""
-        width, height = encoded_size(source.width, source.height, self._options.max_size)
+        width, height = self._fitting(source)
         name = source.format.name
         # The first picture of a connection does not wait until OpenCV has been imported.
         if name in _INTERLEAVED and self.encoded and (width, height) == (source.width, source.height):

@@ -232,7 +232,7 @@ def parse_source(
             `avfoundation`).
         options: FFmpeg's options for this input; they win over ours. Such as `rtsp_transport` ("tcp", which is our
             default, or "udp"), or for a camera device `video_size` ("1280x720"), `framerate`, and `input_format`
-            ("h264", "mjpeg", "yuyv422": what v4l2 calls them).
+            ("h264", "mjpeg", "yuyv422": what v4l2 calls them). One that FFmpeg does not know is ignored without a word.
         loop: Start again at the end (files and callables; the test pattern has no end).
         frame_rate: Frames per second taken from what makes frames (default 30); media bring their own rate.
         timeout: Seconds to wait at most for the opening, and for more data later; None for what suits the

@@ -20,6 +20,7 @@ from deepio_adapters.media import EncodedFrame, SourceGap
 from deepio_adapters.slots import LatestSlot, SlotClosedError
 from deepio_core.media.bitrate import RateController
 from deepio_core.media.choice import NO_PACKETS, choose, preferred_codecs
+from deepio_core.media.levels import picture_limits
 from deepio_core.media.plan import Mode, VideoPlan
 from deepio_core.outputs import Cause
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from deepio_adapters.media import SourcePacket, VideoSink
     from deepio_adapters.packet_queue import PacketQueue
     from deepio_adapters.sources import SourceFrame
+    from deepio_core.media.levels import PictureLimits
     from deepio_core.media.options import VideoOptions
     from deepio_core.media.stream import StreamFormat
 
@@ -40,8 +42,9 @@ __all__ = ["EncoderFactory", "VideoSender"]
 
 logger = logging.getLogger(__name__)
 
-EncoderFactory: TypeAlias = "Callable[[Codec, VideoOptions, float | None], Encoder]"
-"""Makes an encoder for a codec, with these options, given the frame rate of the source if that is known."""
+EncoderFactory: TypeAlias = "Callable[[Codec, VideoOptions, float | None, PictureLimits | None], Encoder]"
+"""Makes an encoder for a codec, with these options, given the frame rate of the source and the limits of the far side,
+if they are known."""
 
 MIN_STEP: Final = 0.001
 """Seconds of source time between two pictures at least: 90 units of RTP time stamps."""
@@ -70,10 +73,12 @@ NAMES: Final[dict[Mode, Literal["copy", "encode"]]] = {
 _optional: set[VideoSender] = set()
 
 
-def _video_encoder(codec: Codec, options: VideoOptions, frame_rate: float | None) -> Encoder:
+def _video_encoder(
+    codec: Codec, options: VideoOptions, frame_rate: float | None, limits: PictureLimits | None
+) -> Encoder:
     from deepio_adapters.encoder import VideoEncoder  # where nothing is encoded, none is loaded
 
-    return VideoEncoder(codec, options, frame_rate=frame_rate)
+    return VideoEncoder(codec, options, frame_rate=frame_rate, limits=limits)
 
 
 class VideoSender:
@@ -342,7 +347,7 @@ class VideoSender:
         assert self._sink is not None, "nothing is encoded before the start"
         info = self._feed.info
         codec, rate = cast("Codec", self._sink.far.codec), None if info is None else info.frame_rate
-        make = partial(self._make_encoder, codec, self._options, rate)
+        make = partial(self._make_encoder, codec, self._options, rate, picture_limits(self._sink.far))
         self._undecoded = self._feed.undecoded
         pictures = self._pictures = self._feed.subscribe_frames(begin=False)
 

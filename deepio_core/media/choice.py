@@ -19,10 +19,10 @@ What is not known yet refuses nothing: it is looked at again when it is.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from deepio_core.media.far import FarVideo
+from deepio_core.media.levels import PROFILE_LEVEL_ID, level_of
 from deepio_core.records import dataclass
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ _EXOTIC_PROFILES: Final = {
     44: "CAVLC 4:4:4 intra", 88: "extended", 110: "high 10", 122: "high 4:2:2", 244: "high 4:4:4 predictive",
 }  # fmt: skip
 
-_PROFILE_LEVEL_ID: Final = re.compile(r"[0-9a-fA-F]{6}")
 _UNSAID: Final = "42e01f"
 """What browsers and aiortc take for said where nothing is; RFC 6184 would have level 1."""
 _OUR_LEVEL: Final = 31
@@ -169,13 +168,13 @@ def _profile_obstacles(stream: StreamFormat, far: FarVideo) -> Iterator[str]:
         yield f"the video has the H.264 profile {name}, which WebRTC receivers do not decode"
     elif not far.lenient:
         theirs = far.profile_level_id or ""
-        profile, constraints, level = bytes.fromhex(theirs if _PROFILE_LEVEL_ID.fullmatch(theirs) else _UNSAID)
+        profile, constraints, level = bytes.fromhex(theirs if PROFILE_LEVEL_ID.fullmatch(theirs) else _UNSAID)
         needed, taken = _rank(stream.profile, stream.constraints), _rank(profile, constraints)
         if needed > taken:
             yield f"the video has the H.264 profile {_PROFILES[needed]}, and the far side takes {_PROFILES[taken]}"
         if stream.level is not None:
             # Not how many pixels and frames that is: a level may be there for its buffer.
-            has, may = _level(stream.profile, stream.constraints, stream.level), _level(profile, constraints, level)
+            has, may = level_of(stream.profile, stream.constraints, stream.level), level_of(profile, constraints, level)
             if has > may:
                 yield f"the video has the H.264 level {has / 10:.1f}, and the far side takes {may / 10:.1f}"
 
@@ -190,11 +189,6 @@ def _rank(profile: int, constraints: int) -> int:
     return _RANKS.get(profile, 2 if profile > 100 else 0)
 
 
-def _level(profile: int, constraints: int, level: int) -> float:
-    """level_idc with 1b, which two ways of writing tell from 1.1, where it belongs (Annex A.3)."""
-    return 10.5 if level == 9 or (level == 11 and constraints & 0x10 and profile < 100) else level
-
-
 def _most_capable(description: Description) -> str | None:
     """The highest profile-level-id among those with packetization mode 1, which is what we send."""
     line = description.first("video")
@@ -205,12 +199,12 @@ def _most_capable(description: Description) -> str | None:
         if codec.name.upper() != "H264" or parameters.get("packetization-mode") != "1":
             continue
         text = parameters.get("profile-level-id", _UNSAID)
-        if not _PROFILE_LEVEL_ID.fullmatch(text):
+        if not PROFILE_LEVEL_ID.fullmatch(text):
             continue
         profile, constraints, level = bytes.fromhex(text)
         if parameters.get("level-asymmetry-allowed") != "1":
             level = min(level, _OUR_LEVEL)
         found.append(
-            (_rank(profile, constraints), _level(profile, constraints, level), f"{text[:4].lower()}{level:02x}")
+            (_rank(profile, constraints), level_of(profile, constraints, level), f"{text[:4].lower()}{level:02x}")
         )
     return max(found)[2] if found else None

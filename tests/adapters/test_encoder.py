@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import threading
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ from deepio_adapters.encoder_settings import EncoderKind, PictureShape, encoder_
 from deepio_adapters.media import EncodedFrame
 from deepio_adapters.sources import SourceFrame, stamp
 from deepio_core.media import h264
+from deepio_core.media.levels import PictureLimits
 from deepio_core.media.options import VideoOptions
 
 RATE = 25
@@ -242,6 +244,23 @@ def test_the_frame_rate_is_limited_on_average(limit):
     assert len(encoded) == pytest.approx(limit * 4, abs=1)
     assert encoder.dropped_by_rate == 100 - len(encoded)
     assert max(two.pts - one.pts for one, two in pairwise(encoded)) < 1.6 / limit
+
+
+def test_pictures_are_as_large_and_as_many_as_the_level_of_the_far_side_allows(caplog):
+    caplog.set_level(logging.INFO, "deepio_adapters.encoder")
+    limits = PictureLimits(level="1.1", frame=396, second=3000)
+    encoder = VideoEncoder("H264", VideoOptions(), frame_rate=RATE, limits=limits)
+    frames = [frame(number, width=640, height=480) for number in range(50)]
+    encoded = encode(encoder, frames)
+    assert {(each.width, each.height) for each in decode("H264", encoded)} == {(360, 270)}
+    assert len(encoded) == pytest.approx(50 / RATE * 3000 / 391, abs=1)
+    assert [record.message for record in caplog.records] == [
+        "Pictures are scaled to 360x270: the far side takes H.264 level 1.1."
+    ]
+    small = VideoEncoder("H264", VideoOptions(max_size=(160, 120), max_frame_rate=5), frame_rate=RATE, limits=limits)
+    encoded = encode(small, frames)
+    assert {(each.width, each.height) for each in decode("H264", encoded)} == {(160, 120)}
+    assert len(encoded) == pytest.approx(10, abs=1)
 
 
 def test_after_a_pause_the_frame_rate_is_limited_as_before():

@@ -22,6 +22,8 @@ from deepio_adapters.media import EncodedFrame, SourceGap, SourcePacket
 from deepio_adapters.source_urls import SourceError
 from deepio_adapters.sources import parse_source
 from deepio_adapters.video_sender import EncoderFactory, VideoSender
+from deepio_core.media.far import FarVideo
+from deepio_core.media.levels import PictureLimits
 from deepio_core.media.options import VideoOptions
 from deepio_core.outputs import Cause
 from tests.adapters.packet_sources import Scripted, counter, read_packets
@@ -393,6 +395,26 @@ async def test_a_source_that_comes_back_in_another_codec_is_encoded(
             made.source.give(2)
             await until(lambda: it.sink.kinds.endswith("Cc"))
             assert rises(it.sink.frames)
+
+
+@pytest.mark.parametrize("lenient", [True, False])
+async def test_an_encoder_is_told_the_limits_of_a_far_side_that_means_them(
+    packets: list[SourcePacket], lenient: bool
+) -> None:
+    given: list[object] = []
+
+    def make(*arguments: object) -> FakeEncoder:
+        given.extend(arguments)
+        return FakeEncoder()
+
+    sink = FakeSink()
+    sink.far = FarVideo(codec="H264", profile_level_id="42e01e", lenient=lenient)
+    with Scripted(packets) as made:
+        async with connection(made.feed, sink=sink, make_encoder=make, mode="encode") as it:
+            made.source.give()
+            await until(lambda: len(it.sink.frames) == 1)
+    assert given[0] == "H264"
+    assert given[3] == (None if lenient else PictureLimits(level="3.0", frame=1620, second=40_500))
 
 
 async def test_a_slow_encoder_makes_pictures_fewer_but_not_older(packets: list[SourcePacket]) -> None:
