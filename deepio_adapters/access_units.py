@@ -54,7 +54,7 @@ SCAN_TIME = 12.0
 """Seconds of a file that are looked at when it is opened: more than the longest GOP that is copied."""
 
 SCAN_BYTES = 8_000_000
-"""Bytes of a file that are looked at, and held in memory until they have been played: 12 s at 5 Mbit/s."""
+"""Bytes of a file that are looked at: 12 s at 5 Mbit/s."""
 
 # Containers that can say that pictures are to be turned.
 _CONTAINERS_WITH_ROTATION = ("mov", "matroska")
@@ -314,47 +314,46 @@ def same_decoding(one: StreamFormat, other: StreamFormat) -> bool:
     )
 
 
-def scan(reader: AccessUnitReader) -> tuple[list[AccessUnit], dict[str, Any]]:
-    """Reads the beginning of a recording, and tells what can be seen there of the stream.
+def scan(reader: AccessUnitReader) -> tuple[StreamFormat, dict[str, Any]]:
+    """Reads the beginning of a recording, and tells what can be seen there of the stream. Nothing of it is kept.
 
     Args:
         reader: Where from.
 
     Returns:
-        The pictures that were read, and what was found out, as fields of `StreamFormat`.
+        What it is in, and of that what was found out here, as fields of `StreamFormat`.
 
     Raises:
         SourceError: Nothing could be read.
     """
-    units: list[AccessUnit] = []
     times: list[float] = []
+    starts: list[float] = []
     b_frames: bool | None = None
     reader.look_for_turn()
-    size, step = 0, 1 / (reader.stream.frame_rate or _DEFAULT_FRAME_RATE)
+    size = largest = 0
+    step = 1 / (reader.stream.frame_rate or _DEFAULT_FRAME_RATE)
     while size < SCAN_BYTES and (not times or times[-1] - times[0] < SCAN_TIME):
         try:
             unit = reader.read()
         except SourceError:
-            if not units:
+            if not times:
                 raise
             break  # the rest is told when it is reached
         if unit is None:
             break
-        units.append(unit)
         size += len(unit.data)
         times.append(unit.decoded_at if unit.decoded_at is not None else len(times) * step)
+        if unit.keyframe:
+            starts.append(times[-1])
+            largest = max(largest, len(unit.data))
         b_frames = unit.stream.b_frames or False
     facts: dict[str, Any] = {"rotation": reader.rotation, "b_frames": b_frames}
-    sizes = [len(unit.data) for unit in units if unit.keyframe]
-    if sizes:
-        starts = [time for unit, time in zip(units, times, strict=True) if unit.keyframe]
-        facts["keyframe_size"] = max(sizes)
+    if starts:
+        facts["keyframe_size"] = largest
         # The last GOP is as long as has been seen at least.
         facts["gop"] = max(b - a for a, b in pairwise([*starts, times[-1] + step]))
     if len(times) > 1 and times[-1] > times[0]:
         rate = (len(times) - 1) / (times[-1] - times[0])
         if rate <= _MAX_FRAME_RATE:
             facts["frame_rate"] = round(rate, 3)
-    formats = {stream: replace(stream, **facts) for stream in (reader.stream, *(unit.stream for unit in units))}
-    reader.stream = formats[reader.stream]
-    return [replace(unit, stream=formats[unit.stream]) for unit in units], facts
+    return replace(reader.stream, **facts), facts

@@ -6,7 +6,6 @@ import logging
 import os
 import stat
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from deepio_adapters.access_units import AccessUnit, AccessUnitReader, scan
 from deepio_adapters.audio import AudioTap, SoundDecoder
 from deepio_adapters.decoding import MAX_ERRORS_IN_A_ROW, PictureDecoder
 from deepio_adapters.demuxing import Demuxer
+from deepio_adapters.freed_memory import give_back
 from deepio_adapters.media import SourceGap, SourcePacket
 from deepio_adapters.reconnecting import Reconnector, ReconnectPolicy
 from deepio_adapters.source_urls import SourceError, SourceKind, SourceUrl
@@ -70,7 +70,6 @@ class AvSource(Source):
         self._reconnector = None if reconnect is None else Reconnector(reconnect, self._closed)
         self._demuxer: Demuxer | None = None
         self._reader: AccessUnitReader
-        self._scanned: deque[AccessUnit] = deque()
         self._tap = AudioTap() if audio else None
         self._sound: SoundDecoder | None = None
         self._facts: dict[str, Any] = {}
@@ -92,9 +91,11 @@ class AvSource(Source):
             raise LocalProtocolError(f"{self.name} is open already.", remedy="Make a new source for each use.")
         with self._step():
             demuxer = self._open_demuxer()
-            if self._url.kind is SourceKind.FILE and _is_regular_file(self._url.target):
-                self._scan(demuxer)
-            stream = self._stream = self._reader.stream
+            if not demuxer.live and self._url.kind is SourceKind.FILE and _is_regular_file(self._url.target):
+                stream = self._scan()
+            else:
+                stream = self._reader.stream
+            self._stream = stream
         lies = stream.rotation in {90, 270}
         self._info = SourceInfo(
             width=stream.height if lies else stream.width,
@@ -106,6 +107,11 @@ class AvSource(Source):
             stream=stream,
         )
         return self._info
+
+    def make_ready(self) -> None:
+        """Opens a file that was looked at; see `Source.make_ready`."""
+        if self._demuxer is None:
+            self._open_again()
 
     @property
     def audio(self) -> AudioTap | None:
@@ -180,12 +186,13 @@ class AvSource(Source):
 
     def _packets(self, info: SourceInfo) -> Iterator[SourcePacket | SourceGap]:
         try:
-            yield from self._live_packets() if info.live else self._recorded_packets()
+            yield from self._live_packets() if info.live else self._recorded_packets(info)
         except SourceClosedError:
             return
 
-    def _recorded_packets(self) -> Iterator[SourcePacket]:
-        timeline = RecordedTimeline(_interval(self._reader.stream))
+    def _recorded_packets(self, info: SourceInfo) -> Iterator[SourcePacket]:
+        self.make_ready()
+        timeline = RecordedTimeline(1 / info.frame_rate if info.frame_rate else _DEFAULT_INTERVAL)
         pacer = Pacer(self._closed, read_ahead=READ_AHEAD, batch=_BATCH)
         first: float | None = None
         while True:
@@ -244,12 +251,9 @@ class AvSource(Source):
         """The pictures of one opening, from the first keyframe on."""
         begun, skipped = False, 0
         while True:
-            if self._scanned:
-                unit: AccessUnit | None = self._scanned.popleft()
-            else:
-                with self._step():
-                    unit = self._reader.read()
-                self.packets_damaged = self._reader.damaged
+            with self._step():
+                unit = self._reader.read()
+            self.packets_damaged = self._reader.damaged
             if unit is None:
                 break
             begun = begun or unit.keyframe
@@ -276,12 +280,14 @@ class AvSource(Source):
     def _no_picture(self) -> SourceError:
         return SourceError(f"No picture of {self.name} can be decoded.", remedy="Try to play it.")
 
-    def _scan(self, demuxer: Demuxer) -> None:
-        units, self._facts = scan(self._reader)
-        self.packets_damaged = self._reader.damaged
-        self._scanned.extend(units)
-        if not any(unit.keyframe for unit in units):
+    def _scan(self) -> StreamFormat:
+        stream, self._facts = scan(self._reader)
+        if stream.keyframe_size is None:
             raise self._no_picture()
+        # It is opened anew when it is played. Whatever was opened and read here, a decoder above all, would stay.
+        self._release()
+        del self._reader
+        return stream
 
     def _open_again(self) -> None:
         with self._step():
@@ -300,6 +306,7 @@ class AvSource(Source):
         self._reader.damaged = self.packets_damaged
         if self._tap is not None and demuxer.sound is not None:
             self._sound = SoundDecoder(demuxer.sound, self._tap, self._sound)
+        give_back()  # FFmpeg has decoded some pictures to find out what it is
         return demuxer
 
     def _release(self) -> None:

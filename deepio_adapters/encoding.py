@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from deepio_adapters.encoder import EncoderError
+from deepio_adapters.freed_memory import give_back
 from deepio_adapters.slots import SlotClosedError
 from deepio_adapters.threads import stream_thread
 
@@ -160,6 +161,8 @@ class EncodingThread:
             # A fault of ours must reach whoever waits for what is encoded.
             logger.exception("Encoding has failed unexpectedly.")
             self._failed(f"it has failed unexpectedly ({type(fault).__name__})")
+        finally:
+            give_back()
 
     def _encode_all(self) -> None:
         encoder = self._make_encoder()

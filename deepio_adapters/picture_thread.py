@@ -7,6 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from deepio_adapters.freed_memory import give_back
 from deepio_adapters.media import SourceGap
 from deepio_adapters.packet_queue import PacketQueue
 from deepio_adapters.slots import SlotClosedError
@@ -85,6 +86,8 @@ class PictureThread:
             error = fault
         if not self._stopping.is_set():
             self._ended(error)
+        self._decoder = None
+        give_back()
 
     def _decode_all(self) -> BaseException | None:
         """Shows what comes; returns the error that it ended with."""

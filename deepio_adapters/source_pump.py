@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from deepio_adapters.freed_memory import give_back
 from deepio_adapters.slots import LatestSlot
 from deepio_adapters.sources import Source, SourceClosedError, SourceError, SourceFrame, SourceInfo
 from deepio_adapters.threads import stream_thread
@@ -85,6 +86,7 @@ class SourcePump:
         try:
             info = self.source.open()
             self.opened.set_result(info)
+            self.source.make_ready()
             if self._packets is not None and info.stream is not None:
                 for item in self.source.packets():
                     if not self._packets(item):
@@ -103,6 +105,7 @@ class SourcePump:
         finally:
             self.source.close()
             self._finish(error)
+            give_back()
 
     def _finish(self, error: BaseException | None) -> None:
         if not self.opened.done():

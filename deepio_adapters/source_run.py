@@ -50,6 +50,9 @@ class _Held(Source):
             self.release()
         return info
 
+    def make_ready(self) -> None:
+        self._source.make_ready()
+
     @property
     def audio(self) -> AudioTap | None:
         return self._source.audio

@@ -156,6 +156,13 @@ class Source(ABC):
         """
         raise LocalProtocolError(f"{self.name} has no packets.", remedy="Use frames.")
 
+    def make_ready(self) -> None:  # noqa: B027 - most sources are, once they are open
+        """Does what would make the first frame or packet wait, if there is any; called when `open` has told its result.
+
+        Raises:
+            SourceError: As from `frames` and `packets`, which do it themselves otherwise.
+        """
+
     @property
     def audio(self) -> AudioTap | None:
         """The sound that goes with the pictures; None if the source has none or was not asked for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,7 +31,7 @@ class Packet:
     stream_index: int = 0
 
     def __bytes__(self) -> bytes:
-        return self.data
+        return bytes(bytearray(self.data))  # a copy, as PyAV makes it
 
 
 class Tape:
@@ -150,13 +151,24 @@ def test_a_keyframe_in_several_packets_is_one_picture(pictures: list[bytes]) -> 
 
 def test_a_scan_tells_what_it_has_seen_before_a_fault(pictures: list[bytes]) -> None:
     packets = [Packet(unit, pts=n) for n, unit in enumerate(pictures[:4])]
-    units, facts = scan(reader([*packets, SourceError("It broke off.")]))
-    assert len(units) == 4
-    assert facts["keyframe_size"] == len(units[0].data)
+    stream, facts = scan(reader([*packets, SourceError("It broke off.")]))
+    assert facts["keyframe_size"] == stream.keyframe_size == len(pictures[0])
     assert facts["gop"] == pytest.approx(4 / 25)
     assert facts["frame_rate"] == 25.0
     with pytest.raises(SourceError, match="broke off"):
         scan(reader([SourceError("It broke off.")]))
+
+
+def test_a_scan_keeps_nothing_of_what_it_has_read() -> None:
+    picture, count = bytes(100_000), 64
+    units = reader([Packet(picture, pts=n) for n in range(count)], codec="vp8")
+    tracemalloc.start()
+    try:
+        scan(units)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 5 * len(picture)
 
 
 def test_a_scan_of_what_tells_no_time_counts(pictures: list[bytes]) -> None:

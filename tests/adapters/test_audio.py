@@ -101,6 +101,7 @@ def test_damaged_sound_does_not_end_the_pictures(clip: Path, monkeypatch: pytest
 
     source = parse_source(clip, audio=True)
     source.open()
+    source.make_ready()
     decoder = getattr(source, "_sound")  # noqa: B009
     monkeypatch.setattr(decoder, "_context", type("Context", (), {"decode": refuse})())
     assert source.audio is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import pytest
 
-from deepio_adapters import access_units, av_source
+from deepio_adapters import access_units, av_source, demuxing
 from deepio_adapters.av_source import READ_AHEAD
 from deepio_adapters.decoding import PictureDecoder
 from deepio_adapters.media import SourceGap, SourcePacket
@@ -180,6 +180,35 @@ def test_packets_begin_with_a_keyframe(clip: Path, tmp_path: Path) -> None:
     source.open()
     assert counters(taken(source, 12)) == list(range(12, 24))
     assert getattr(source, "packets_skipped", 0) == 11
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not tell what is open")
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_file_that_was_looked_at_is_open_only_while_it_is_played(clip: Path, prepared: bool) -> None:
+    def is_open() -> bool:
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return str(clip) in {os.readlink(link) for link in links if link.exists()}
+
+    source = parse_source(clip)
+    source.open()
+    assert not is_open()
+    if prepared:
+        source.make_ready()
+        assert is_open()
+    packets = source.packets()
+    next(packets)
+    assert is_open()
+    source.close()
+    assert not is_open()
+    assert list(packets) == []
+
+
+def test_a_description_of_a_live_stream_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = build("VP8, IVF")
+    monkeypatch.setattr(demuxing, "_LIVE_FORMATS", frozenset({"ivf"}))  # as a file in SDP, which names a live stream
+    _, stream = open_stream(source := parse_source(clip))
+    assert stream.keyframe_size is None
+    assert taken(source, 1)[0].keyframe
 
 
 def test_a_packet_whose_lengths_are_wrong_is_left_out(clip: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class Scripted(Source):
     def __init__(self, live: bool = False, error: str | None = None) -> None:
         super().__init__("script")
         self.live, self.error = live, error
+        self.ready = threading.Event()
         self.reading = threading.Event()
         self.allowed = threading.Semaphore(0)
         self.left = 1_000
@@ -38,6 +39,9 @@ class Scripted(Source):
         if self.error == "open":
             raise SourceError("script cannot be opened.")
         return SourceInfo(width=64, height=48, frame_rate=None, live=self.live)
+
+    def make_ready(self) -> None:
+        self.ready.set()
 
     def frames(self) -> Iterator[SourceFrame]:
         self.reading.set()
@@ -91,6 +95,7 @@ def test_a_recording_is_opened_at_once_and_read_when_somebody_watches() -> None:
     with Feed() as made:
         assert made.feed.open().width == 64
         assert made.feed.name == "script"
+        assert made.sources[0].ready.wait(BOUND)
         assert not made.sources[0].reading.wait(0.05)
         slot = made.feed.subscribe_frames()
         assert made.sources[0].reading.wait(BOUND)
