@@ -74,11 +74,32 @@ def memory(rows: list[dict[str, Any]], figure: Any) -> None:
     axes.legend(fontsize="small")
 
 
+def footprint(rows: list[dict[str, Any]], figure: Any) -> None:
+    """Resident memory over the number of streams, and the part of it that is libraries."""
+    axes = figure.subplots()
+    for kind, live in dict.fromkeys((row["kind"], row["live"]) for row in rows):
+        its = [row for row in rows if (row["kind"], row["live"]) == (kind, live)]
+        counts = [row["streams"] for row in its]
+        style = {"color": COLOURS[kind.split("-")[0]], "marker": "o"}
+        axes.plot(
+            counts, [row["resident"] for row in its], linestyle="--" if live else "-", label=TITLES[kind], **style
+        )
+        axes.plot(counts, [row["libraries"] for row in its], linestyle=":", alpha=0.5, **style)
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(sorted({row["streams"] for row in rows}))
+    axes.set_xlabel("streams in one process")
+    axes.set_title("resident memory, MB (dotted: of it, libraries)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+
 DRAWINGS: dict[str, Callable[[list[dict[str, Any]], Any], None]] = {
     "copied": streams,
     "encoded": streams,
     "latency": latency,
     "memory": memory,
+    "memory-of-streams": footprint,
+    "memory-of-cameras": footprint,
 }
 """What is drawn of the file of that name."""
 
