@@ -195,9 +195,7 @@ class Transcoder:
 
     def __init__(self, clip: str, bitrate: int) -> None:
         from benchmarks.encoders import changed_context
-        from deepio_core.media.h264 import packetize
 
-        self._packetize = packetize
         self._pictures = self._decode(clip)
         first = next(self._pictures)
         self._pictures = itertools.chain([first], self._pictures)
@@ -217,10 +215,14 @@ class Transcoder:
         """The next frame."""
         from av.video.frame import PictureType
 
+        from deepio_core.media.h264 import packetize
+        from deepio_core.media.rtp import payload_of
+
         picture = next(self._pictures)
         picture.pts, picture.time_base = number * 90_000 // RATE, Fraction(1, 90_000)
         picture.pict_type = PictureType.I if number % (4 * RATE) == 0 else PictureType.NONE
-        return self._packetize(b"".join(map(bytes, self._encoder.encode(picture))))
+        data = b"".join(map(bytes, self._encoder.encode(picture)))
+        return [payload_of(data, payload) for payload in packetize(data)]
 
 
 class Bare:
