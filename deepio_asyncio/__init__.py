@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from deepio_adapters.peer_client import PeerError, PeerStateError, ServerUnreachableError
 from deepio_adapters.shared import SharedSource
 from deepio_asyncio.deepio import DeepIO
-from deepio_asyncio.peer import Peer
 from deepio_core.media.options import VideoOptions
 from deepio_core.states import PeerState
 
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
         StreamStateChanged,
         StreamStatus,
     )
+    from deepio_adapters.peer_client import PeerError, PeerStateError, ServerUnreachableError
+    from deepio_asyncio.peer import Peer
 
 __all__ = [
     "DeepIO",
@@ -49,10 +50,15 @@ __all__ = [
 ]
 
 
+_PEER_ERRORS = {"PeerError", "PeerStateError", "ServerUnreachableError"}
+
+
 def __getattr__(name: str) -> object:
-    """Give what concerns fleets, which is loaded when it is asked for: most applications have one stream."""
+    """Give what concerns `Peer` and fleets, which is loaded when asked for: most applications have one `DeepIO`."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from deepio_adapters import fleet
-
-    return getattr(fleet, name)
+    if name == "Peer":
+        module = "deepio_asyncio.peer"
+    else:
+        module = "deepio_adapters.peer_client" if name in _PEER_ERRORS else "deepio_adapters.fleet"
+    return getattr(import_module(module), name)
