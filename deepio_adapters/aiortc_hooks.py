@@ -15,9 +15,9 @@ import re
 import sys
 import time
 from functools import cache
-from types import ModuleType
 from typing import Any, Final
 
+from deepio_adapters.imports import PutOff, put_off
 from deepio_core.records import dataclass
 
 __all__ = ["Traffic", "ask", "discard", "load", "path", "prepare", "traffic", "usable", "warm_up"]
@@ -65,11 +65,8 @@ def usable() -> bool:
     return not unknown
 
 
-class _PutOff(ModuleType):
-    """Stands in for `aioice.mdns` in the eyes of `aioice.ice`: what it knows nothing of comes from the real module.
-
-    aioice looks at `MDnsProtocol` for annotations only.
-    """
+class _Mdns(PutOff):
+    """Stands in for `aioice.mdns` in the eyes of `aioice.ice`, which looks at `MDnsProtocol` for annotations only."""
 
     MDnsProtocol = object
 
@@ -77,27 +74,19 @@ class _PutOff(ModuleType):
     def is_mdns_hostname(name: str) -> bool:
         return re.match(r"^[a-zA-Z0-9-]{1,63}\.local$", name) is not None
 
-    def __getattr__(self, name: str) -> Any:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
-
 
 def load() -> None:
-    """Imports aioice without dnspython, which is a sixth of what takes so long to import of aiortc.
+    """Imports aiortc and aioice without dnspython, which is a sixth of what takes so long to import of them.
 
     aioice needs it to resolve `.local` names, and loads it then. Without: it is loaded at once. Does nothing if aioice
     has been imported before. Blocks; from any thread.
     """
     if "aioice" in sys.modules:
         return
-    put_off = sys.modules["aioice.mdns"] = _PutOff("aioice.mdns")
-    try:
-        ice: Any = importlib.import_module("aioice.ice")
-    finally:
-        if sys.modules.get("aioice.mdns") is put_off:
-            # Whoever else imports it gets the real one.
-            del sys.modules["aioice.mdns"]
+    # aiortc asks multiprocessing for the number of CPUs when it encodes VP8.
+    with put_off(_Mdns("aioice.mdns"), PutOff("multiprocessing")):
+        importlib.import_module("aiortc")
+    ice: Any = importlib.import_module("aioice.ice")
     if not usable():
         ice.mdns = importlib.import_module("aioice.mdns")
 

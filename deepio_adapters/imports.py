@@ -1,4 +1,4 @@
-"""The lock under which heavy libraries are imported when they are needed.
+"""How heavy libraries are imported when they are needed: one thread at a time, and without what they do not need.
 
 The engine room imports aiortc while the application may be about to open a source, and both import PyAV, whose modules
 import each other in circles: two threads that meet in there get modules that are only half made.
@@ -6,9 +6,48 @@ import each other in circles: two threads that meet in there get modules that ar
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["import_lock"]
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["PutOff", "import_lock", "put_off"]
 
 import_lock = threading.RLock()
 """Held by whoever imports what imports PyAV, outside of the beginning of a module."""
+
+
+class PutOff(ModuleType):
+    """Stands in for a module: what it knows nothing of comes from the real one, which is imported for that."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextmanager
+def put_off(*stand_ins: PutOff) -> Generator[None]:
+    """Has what is imported in the block get these instead of the modules of their names, if those are not loaded.
+
+    For modules that libraries import at once and use seldom or never. Who uses them later does not notice; who imports
+    them later gets the real ones. `importlib.util.LazyLoader` does not help: an import statement is enough to make it
+    load.
+    """
+    missing = {stand_in.__name__: stand_in for stand_in in stand_ins if stand_in.__name__ not in sys.modules}
+    for name, stand_in in missing.items():
+        parent, _, child = name.rpartition(".")
+        sys.modules[name] = stand_in
+        if parent in sys.modules:  # the name by which `import parent.child` is used; the real one will replace it
+            setattr(sys.modules[parent], child, stand_in)
+    try:
+        yield
+    finally:
+        for name, stand_in in missing.items():
+            if sys.modules.get(name) is stand_in:
+                del sys.modules[name]

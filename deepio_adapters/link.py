@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 import anyio
 import anyio.lowlevel
 
+from deepio_adapters.imports import PutOff, put_off
 from deepio_core.errors import DeepIOError, LocalProtocolError
 from deepio_core.outputs import Cause
 
@@ -141,7 +142,11 @@ async def open_link(
     """
     # Imported when used: importing this module stays cheap for those who only need the protocol.
     from deepio_adapters.tls import ENV_ALLOW_PLAIN, TLSOptions, plain_allowed
-    from deepio_adapters.websocket import Opening, environment_proxy, open_websocket
+
+    # Websockets does not use the first in its releases, and the second only to find a proxy; with all that those import
+    # in turn, they are more than half of what there is to import.
+    with put_off(PutOff("importlib.metadata"), PutOff("urllib.request")):
+        from deepio_adapters.websocket import Opening, environment_proxy, open_websocket
 
     if not (address.secure or address.loopback or (plain_allowed(os.environ) if allow_plain is None else allow_plain)):
         raise LocalProtocolError(

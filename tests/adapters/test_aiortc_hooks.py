@@ -48,6 +48,20 @@ print(aioice.mdns.create_mdns_protocol is ice.mdns.create_mdns_protocol)
     assert told.splitlines() == ["['aiortc']", "True", "False", "False", "['aiortc']", "aioice.mdns", "True"]
 
 
+def test_multiprocessing_is_not_loaded_until_it_is_used() -> None:
+    told = run(
+        """
+import sys
+from deepio_adapters import aiortc_hooks
+aiortc_hooks.load()
+from aiortc.codecs import vpx
+print("multiprocessing" in sys.modules)
+print(vpx.multiprocessing.cpu_count() > 0, "multiprocessing" in sys.modules)
+"""
+    )
+    assert told.splitlines() == ["False", "True True"]
+
+
 def test_others_import_the_real_module() -> None:
     told = run(
         """
