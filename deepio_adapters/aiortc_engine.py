@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from typing import TYPE_CHECKING, Final
 
 from deepio_adapters.engine_base import EngineBase
@@ -39,6 +40,11 @@ class AiortcEngine(EngineBase):
                         remedy="Write it as stun:host:port or turn:host:port.",
                     )
         super().__init__(room, config, report)
+
+    @property
+    def imported(self) -> bool:
+        """Whether aiortc is imported, as it is by all but the first connection of a process."""
+        return "deepio_adapters.aiortc_connection" in sys.modules
 
     def load(self) -> None:
         """Imports aiortc, and makes what takes long the first time."""

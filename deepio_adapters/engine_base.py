@@ -86,6 +86,11 @@ class EngineBase(ABC):
     def load(self) -> None:  # noqa: B027 - not every engine has anything to load
         """Prepares what negotiations need and takes long; in a worker thread, beside the opening of the source."""
 
+    @property
+    def imported(self) -> bool:
+        """Whether `load` has nothing to import any more, and little left to do: then it begins at once."""
+        return False
+
     # --- From any thread ---
 
     @property
@@ -190,7 +195,7 @@ class EngineBase(ABC):
         self.tell(EngineClosed(negotiation=negotiation.number))
 
     def _load_later(self) -> None:
-        asyncio.get_running_loop().call_later(LOAD_AFTER, self._begin_to_load)
+        asyncio.get_running_loop().call_later(0.0 if self.imported else LOAD_AFTER, self._begin_to_load)
 
     def _begin_to_load(self) -> None:
         if self._loading is not None or self._ending:

@@ -121,6 +121,22 @@ async def test_beside_a_source_that_takes_its_time_it_loads(loading: Loading) ->
         pass
 
 
+async def test_what_is_imported_already_is_prepared_beside_any_source(
+    loading: Loading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_base, "LOAD_AFTER", BOUND)
+    monkeypatch.setattr(EngineBase, "imported", True)
+    loading.go_on.set()
+
+    class Watching(_Wrapped):
+        def open(self) -> SourceInfo:
+            assert loading.begun.wait(BOUND / 2)
+            return super().open()
+
+    async with end(MemoryNetwork().open_engine, EngineConfig(source=Watching)):
+        pass
+
+
 async def test_with_a_source_that_is_not_there_nothing_is_loaded(
     loading: Loading, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,9 +156,18 @@ async def test_a_malformed_ice_server_is_refused_before_anything_is_loaded(url: 
 
 
 def test_an_engine_can_be_made_before_aiortc_is_imported() -> None:
-    code = "import sys; from deepio_adapters import aiortc_engine; print({'aiortc', 'av', 'aioice'} & set(sys.modules))"
+    code = """
+import sys
+from deepio_adapters.aiortc_engine import AiortcEngine
+from deepio_adapters.engine import EngineConfig
+from deepio_adapters.engine_room import EngineRoom
+engine = AiortcEngine(EngineRoom(), EngineConfig(), print)
+print({'aiortc', 'av', 'aioice'} & set(sys.modules), engine.imported)
+engine.load()
+print(engine.imported)
+"""
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=BOUND * 3)
-    assert done.stdout == "set()\n"
+    assert done.stdout.splitlines() == ["set() False", "True"]
 
 
 class _Wrapped(Source):
