@@ -1,6 +1,6 @@
 """How long it takes to connect, and where the time goes: ours beside the plainest program on aiortc and websockets.
 
-    python -m benchmarks.connect [--runs N] [--plain] [--pattern]
+    python -m benchmarks.connect [--runs N] [--plain] [--pattern] [--json FILE]
 
 Starts a local core in a process of its own, with TLS unless told otherwise, and then, in turn, N processes of each kind
 that connect to it with a clip (H.264, 640x360, 25 fps), or a test pattern. Each tells when its steps were done; the
@@ -8,6 +8,8 @@ table shows medians in milliseconds. These machines are noisy: compare the colum
 
 "ours" is a program as users write it: it imports deepio_asyncio; what that puts off is imported while the loop runs.
 "loaded" is the same with everything imported before, as "stock" does it: these two say what a connection takes.
+
+A second table tells what imports and commands take, in turns as well.
 """
 
 from __future__ import annotations
@@ -40,6 +42,17 @@ STEPS = {
 }
 
 KINDS = ("ours", "loaded", "stock")
+
+COMMANDS = {
+    "python, nothing imported": ["-c", "pass"],
+    "import deepio_core": ["-c", "import deepio_core"],
+    "import asyncio": ["-c", "import asyncio"],
+    "import deepio_asyncio": ["-c", "import deepio_asyncio"],
+    "import deepio_trio": ["-c", "import deepio_trio"],
+    "import websockets.asyncio.client": ["-c", "import websockets.asyncio.client"],
+    "import aiortc": ["-c", "import aiortc"],
+    "deepio --help": ["-m", "deepio_cli", "--help"],
+}
 
 
 def child(kind: str, url: str, ca: str, source: str, spawned: float) -> None:
@@ -87,13 +100,18 @@ def _ours(url: str, ca: str, source: str, mark: Any, *, loaded: bool) -> None:
     if loaded:
         import anyio._backends._asyncio
         import numpy as np
+        import uvloop
         import websockets.asyncio.client
 
+        from deepio_adapters import aiortc_hooks
+
+        aiortc_hooks.load()
         import deepio_adapters.aiortc_connection
         import deepio_adapters.av_source
+        import deepio_adapters.rtp_sender
         import deepio_adapters.websocket
 
-        del anyio, deepio_adapters, np, websockets
+        del anyio, deepio_adapters, np, uvloop, websockets
     mark("imports")
 
     async def main() -> None:
@@ -258,9 +276,7 @@ def measure(runs: int, *, plain: bool, pattern: bool) -> dict[str, dict[str, flo
     """Medians of the steps, in seconds since the process was started, for each kind."""
     told: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder, core(Path(folder), plain=plain) as (url, ca):
-        # Everything compiled once and kept, as an installer does, whatever the environment says: else a clone is
-        # measured that compiles itself at each start, beside libraries that do not.
-        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{folder}/compiled"}
+        environment = _compiled(folder)
         source = "test:640x360@25" if pattern else make_clip(Path(folder, "clip.mp4"))
         for _ in range(runs + 1):  # the first of each compiles and warms the file cache, and is not counted
             for kind in KINDS:
@@ -272,6 +288,45 @@ def measure(runs: int, *, plain: bool, pattern: bool) -> dict[str, dict[str, flo
         kind: {step: statistics.median(one[step] for one in ones[1:] if step in one) for step in (*STEPS, "cpu")}
         for kind, ones in told.items()
     }
+
+
+def measure_commands(runs: int) -> dict[str, dict[str, float]]:
+    """Medians of wall and CPU time of each of `COMMANDS`, in seconds."""
+    told: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = _compiled(folder)
+        for _ in range(runs + 1):  # the first of each compiles
+            for name, arguments in COMMANDS.items():
+                began = time.monotonic()
+                process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, env=environment)
+                _, status, spent = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+                assert process.returncode == 0, name
+                told[name].append((time.monotonic() - began, spent.ru_utime + spent.ru_stime))
+    return {
+        name: {
+            "wall": statistics.median(wall for wall, _ in ones[1:]),
+            "cpu": statistics.median(c for _, c in ones[1:]),
+        }
+        for name, ones in told.items()
+    }
+
+
+def _compiled(folder: str) -> dict[str, str]:
+    """The environment with everything compiled once and kept, as an installer does, whatever it says itself.
+
+    Else a clone is measured that compiles itself at each start, beside libraries that do not.
+    """
+    return {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{folder}/compiled"}
+
+
+def report_commands(medians: dict[str, dict[str, float]]) -> str:
+    """A Markdown table; the ratio is that of CPU time to a program that imports aiortc."""
+    lines = ["| command | ms | CPU, ms | of `import aiortc` |", "| --- | ---: | ---: | ---: |"]
+    for name, median in medians.items():
+        share = median["cpu"] / medians["import aiortc"]["cpu"]
+        lines.append(f"| {name} | {1000 * median['wall']:.0f} | {1000 * median['cpu']:.0f} | {share:.2f} |")
+    return "\n".join(lines)
 
 
 def report(medians: dict[str, dict[str, float]]) -> str:
@@ -304,13 +359,20 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--plain", action="store_true", help="ws:// instead of wss://")
     parser.add_argument("--pattern", action="store_true", help="a test pattern instead of a clip")
+    parser.add_argument("--json", help="file for the figures; benchmarks.plots draws them")
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         kind, url, ca, source, spawned = options.child
         child(kind, url, ca, source, float(spawned))
-    else:
-        print(report(measure(options.runs, plain=options.plain, pattern=options.pattern)))
+        return
+    steps = measure(options.runs, plain=options.plain, pattern=options.pattern)
+    commands = measure_commands(options.runs)
+    print(report(steps), report_commands(commands), sep="\n\n")
+    if options.json:
+        rows = [{"kind": kind, **median} for kind, median in steps.items()]
+        rows += [{"command": name, **median} for name, median in commands.items()]
+        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

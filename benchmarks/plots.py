@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.connect import STEPS
 from benchmarks.streams import TITLES
 
 COLOURS = {"floor": "#888888", "ours": "#1b6ca8", "stock": "#d1495b"}
@@ -93,7 +94,41 @@ def footprint(rows: list[dict[str, Any]], figure: Any) -> None:
     axes.legend(fontsize="small")
 
 
+def connect(rows: list[dict[str, Any]], figure: Any) -> None:
+    """The steps from the start of a process to the first packet, one after the other."""
+    axes = figure.subplots()
+    kinds = [row for row in rows if "kind" in row]
+    shades = _colours(len(STEPS))
+    for place, row in enumerate(reversed(kinds)):
+        before = 0.0
+        for step, at in sorted(((step, row[step]) for step in STEPS), key=lambda each: each[1]):
+            if at <= row["frame"]:
+                axes.barh(place, 1000 * (at - before), left=1000 * before, color=shades[list(STEPS).index(step)])
+                before = at
+        axes.annotate(f" {1000 * row['frame']:.0f}", (1000 * row["frame"], place), va="center", fontsize="small")
+    names = {"ours": "ours", "loaded": "ours, all imported\nbefore the loop", "stock": "aiortc and\nwebsockets"}
+    axes.set_yticks(range(len(kinds)), [names[row["kind"]] for row in reversed(kinds)])
+    axes.set_xlabel("ms from the start of the process until the first RTP packet leaves: medians")
+    axes.legend(
+        [axes.barh(0, 0, color=shade) for shade in shades],
+        STEPS.values(),
+        fontsize="x-small",
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.15),
+        ncols=3,
+    )
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _colours(count: int) -> list[Any]:
+    """So many colours that differ."""
+    import matplotlib as mpl
+
+    return [mpl.colormaps["tab20"](number) for number in range(count)]
+
+
 DRAWINGS: dict[str, Callable[[list[dict[str, Any]], Any], None]] = {
+    "connect": connect,
     "copied": streams,
     "encoded": streams,
     "latency": latency,
