@@ -23,6 +23,7 @@ import statistics
 import struct
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from typing import Any
@@ -49,6 +50,7 @@ class Arrivals:
         self._lock = threading.Lock()
         self._frames: dict[tuple[int, int, int], list[float]] = {}
         self.packets = self.bytes = 0
+        self.trips: list[float] = []
         self.counting = False
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -95,6 +97,7 @@ class Arrivals:
         with self._lock:
             self._frames.clear()
             self.packets = self.bytes = 0
+            self.trips.clear()
         self.counting = True
 
     def end(self) -> dict[str, Any]:
@@ -114,7 +117,10 @@ class Arrivals:
             late += [1000 * (offset - least) for offset in offsets]
             spread += [1000 * (last - first) for first, last in frames.values()]
         late.sort()
+        trips = sorted(self.trips)
         return {
+            "trip_p50": statistics.median(trips) if trips else None,
+            "trip_p99": trips[int(0.99 * len(trips))] if trips else None,
             "streams": sum(len(frames) > 20 for frames in streams.values()),
             "frames": len(late),
             "packets": self.packets,
@@ -138,10 +144,11 @@ class Undecoded(queue.Queue[Any]):
 class FarSide:
     """Stream managers, one for each client."""
 
-    def __init__(self, arrivals: Arrivals, *, results: float, keyframes: float, codec: str | None) -> None:
+    def __init__(self, arrivals: Arrivals, *, results: float, size: int, keyframes: float, codec: str | None) -> None:
         self._arrivals = arrivals
         self._keyframes = keyframes
         self._results = results
+        self._size = size
         self._codec = codec
         self._loop = asyncio.get_running_loop()
 
@@ -186,6 +193,7 @@ class FarSide:
 
         def opened() -> None:
             if self._results:
+                channel.on("message", self._note_acknowledged)
                 tasks.append(self._loop.create_task(self._send_results(channel)))
 
             if self._keyframes:
@@ -218,8 +226,14 @@ class FarSide:
         while True:
             await asyncio.sleep(1 / self._results)
             objects = [{"roi": [10, 20, 30, 40], "label": "face", "confidence": 0.93}] * 8
-            channel.send(json.dumps({"type": "data", "frame_idx": number, "vc_time": 0.0, "objects": objects}))
+            result = {"type": "data", "frame_idx": number, "vc_time": 0.0, "objects": objects, "pad": "." * self._size}
+            channel.send(json.dumps({**result, "rec_time": time.monotonic()}))
             number += 1
+
+    def _note_acknowledged(self, text: str) -> None:
+        message = json.loads(text)
+        if message["type"] == "acknowledge":
+            self._arrivals.trips.append(1000 * (time.monotonic() - message["rec_time"]))
 
     async def _ask_for_keyframes(self, receiver: Any) -> None:
         while True:
@@ -228,14 +242,14 @@ class FarSide:
                 await receiver._send_rtcp_pli(source)
 
 
-async def run(results: float, keyframes: float, codec: str | None) -> None:
+async def run(results: float, size: int, keyframes: float, codec: str | None) -> None:
     """The process."""
     sys.setswitchinterval(0.0005)  # two busy threads
     arrivals = Arrivals()
     bare = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     bare.bind(("127.0.0.1", 0))
     arrivals.add(bare.fileno(), None)
-    far = FarSide(arrivals, results=results, keyframes=keyframes, codec=codec)
+    far = FarSide(arrivals, results=results, size=size, keyframes=keyframes, codec=codec)
     async with serve(far.serve, "127.0.0.1", 0, compression=None) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         print(json.dumps({"url": f"ws://127.0.0.1:{port}", "bare": bare.getsockname()[1]}), flush=True)
@@ -251,10 +265,11 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=float, default=0, help="results a second over the data channel")
+    parser.add_argument("--size", type=int, default=0, help="bytes of a result at least")
     parser.add_argument("--keyframes", type=float, default=0, help="seconds between requests for keyframes")
     parser.add_argument("--codec", choices=["H264", "VP8"], help="accept this one only")
     options = parser.parse_args()
-    asyncio.run(run(options.results, options.keyframes, options.codec))
+    asyncio.run(run(options.results, options.size, options.keyframes, options.codec))
 
 
 if __name__ == "__main__":

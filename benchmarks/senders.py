@@ -164,8 +164,9 @@ async def stock(url: str, clip: str, count: int, codec: str, *, copy: bool) -> N
         return pc, link
 
     def acknowledge(channel: Any, text: str) -> None:
-        if json.loads(text)["type"] == "data":
-            channel.send(json.dumps({"type": "acknowledge", "rtt": 0}))
+        message = json.loads(text)
+        if message["type"] == "data":
+            channel.send(json.dumps({"type": "acknowledge", "rec_time": message["rec_time"]}))
 
     kept = await asyncio.gather(*map(stream, range(count)))
     up()

@@ -106,7 +106,14 @@ class Row(NamedTuple):
 
 def measure(kind: str, clip: str, count: int, *, seconds: float, warm_up: float, results: float) -> Row:
     """Runs one program."""
-    arguments = ["--results", str(results)] if results else []
+    return observe(kind, clip, count, seconds=seconds, warm_up=warm_up, results=results)[0]
+
+
+def observe(
+    kind: str, clip: str, count: int, *, seconds: float, warm_up: float, results: float, size: int = 0
+) -> tuple[Row, dict[str, Any]]:
+    """Runs one program; returns also what the far side has told. Results have `size` bytes at least."""
+    arguments = ["--results", str(results), "--size", str(size)] if results else []
     with Process("benchmarks.far_side", *arguments) as far:
         told = far.read()
         with Process("benchmarks.senders", kind, told["url"], str(told["bare"]), clip, str(count)) as sender:
@@ -118,7 +125,7 @@ def measure(kind: str, clip: str, count: int, *, seconds: float, warm_up: float,
             after, took = sender.ask("cpu"), time.monotonic() - began
             came = far.ask("end")
     used = {part: 100 * (after[part] - before[part]) / took / count for part in ("user", "sys")}
-    return Row(
+    row = Row(
         kind,
         count,
         used["user"] + used["sys"],
@@ -129,6 +136,7 @@ def measure(kind: str, clip: str, count: int, *, seconds: float, warm_up: float,
         came["bytes"] * 8 / took / count / 1000,
         f"{after['codec']}, {after['mode']}" if "mode" in after else "",
     )
+    return row, came
 
 
 def median_of(rows: list[Row]) -> Row:

@@ -23,10 +23,11 @@ SACK_DELAY: Final = 0.02
 """Seconds for which an acknowledgement waits for the answer that it can go with. RFC 9260 section 6.2 allows 0.5; but
 the far side's retransmission timer and its window, which grows with acknowledgements, shall not notice."""
 
-MAX_IN_FLIGHT: Final = 192
-"""Packets on their way, from which on no more are sent: the receive buffer that Linux gives a socket holds half of them
-or more, and the far side reads meanwhile. aiortc counts bytes only and knows no bound. It overruns the buffer, waits a
-second for what it has lost, and goes through all that is on its way for every packet that comes or goes."""
+MAX_IN_FLIGHT: Final = 80
+"""Packets on their way, from which on no more are sent: with the four that aiortc sends at a time, the receive buffer
+that Linux gives a socket holds as many of the largest, 92, even while the far side does not read. aiortc counts bytes
+only and knows no bound. It overruns the buffer, sends a third of a large message twice or waits a second for what it
+has lost, and goes through all that is on its way for every packet that comes or goes."""
 
 MAX_BUNDLED: Final = USERDATA_MAX_LENGTH - 64
 """Bytes of a message to which an acknowledgement is added: the packet stays within what aiortc sends anyway."""

@@ -226,8 +226,12 @@ class Driver:
                 self._perform(output)
         finally:
             self._draining = False
-        if self.machine.deadline != self._deadline or self.machine.ended:
+        if self._is_due_sooner(self.machine.deadline) or self.machine.ended:
             self._notify()
+
+    def _is_due_sooner(self, deadline: float | None) -> bool:
+        # A later one, as every sign of life makes it, is taken note of when the one before has come.
+        return deadline is not None and (self._deadline is None or deadline < self._deadline)
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, anyio.Event()

@@ -353,6 +353,22 @@ async def test_a_deadline_that_is_moved_nearer_is_kept():
                 await anyio.sleep(0.005)
 
 
+async def test_a_deadline_that_is_moved_away_wakes_nobody_and_is_kept():
+    async with Bench().running() as bench:
+        bench.machine.deadline = anyio.current_time() + 0.05
+        bench.driver.feed("near")
+        await anyio.wait_all_tasks_blocked()
+        looked = len(bench.machine.timeouts)
+        bench.machine.deadline = later = anyio.current_time() + 0.1
+        bench.driver.feed("further away")
+        await anyio.wait_all_tasks_blocked()
+        assert len(bench.machine.timeouts) == looked
+        with anyio.fail_after(BOUND):
+            while "time" not in bench.events:  # noqa: ASYNC110 - lists have no event
+                await anyio.sleep(0.005)
+        assert bench.machine.timeouts[-1] >= later
+
+
 @pytest.mark.parametrize("ends", ["feed", "report", "signal"])
 async def test_it_runs_until_the_machine_has_ended_whatever_ends_it(ends):
     """A report that ends the machine is taken by the driver's own task: it must notice itself."""
