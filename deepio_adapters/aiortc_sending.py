@@ -63,9 +63,9 @@ class SenderEvents(Protocol):
 
 
 class Protector:
-    """Encrypts packets of a pylibsrtp session, many at a time and without a copy of each.
+    """Encrypts packets of a pylibsrtp session, those of a frame at a time: put together with one copy, and left there.
 
-    It does what `Session.protect` does, into memory of its own.
+    It does what `Session.protect` does with each of them.
 
     Args:
         session: The session; used in one thread.
@@ -102,23 +102,24 @@ class Protector:
         view, base = memoryview(memory), self._pointer_to(memory)
         srtp, encrypt, length = self._srtp, self._encrypt, self._length
         blocks: list[tuple[memoryview, int]] = []
-        at = begin = end_ = size = count = plain = 0
+        # Of this packet; of the block: where it begins and ends so far, bytes of its packets, and how many.
+        at = plain = first = last = size = count = 0
         for header, (before, start, end) in zip(headers, payloads, strict=True):
             length[0] = plain = len(header) + len(before) + end - start
             if status := encrypt(srtp, base + at, length):
                 raise ConnectionError(f"a packet cannot be encrypted (libsrtp says {status})")
             added = length[0]
-            if count and (at != end_ or added > size or (end_ - begin) % size or count == MAX_SEGMENTS):
-                # Larger than those before, or behind a smaller one: this packet begins a block.
-                blocks.append((view[begin:end_], size))
+            if count and (at != last or added > size or (last - first) % size or count == MAX_SEGMENTS):
+                # Not right behind those before, larger, or behind a smaller one: this packet begins a block.
+                blocks.append((view[first:last], size))
                 count = 0
             if not count:
-                begin, size = at, added
+                first, size = at, added
             count += 1
-            end_ = at + added
+            last = at + added
             at += plain + len(tag)
         if count:
-            blocks.append((view[begin:end_], size))
+            blocks.append((view[first:last], size))
             self._tag = bytes(length[0] - plain)
         return blocks
 

@@ -261,10 +261,10 @@ class Negotiation(ABC):
         silent, since_probe = 0, PROBE_EVERY  # the first as soon as the data channel is open
         probing: asyncio.Task[None] | None = None
         clock = asyncio.get_running_loop().time
-        # All connections at the same time: it is the wakes that cost, of this thread and of the application's.
-        await asyncio.sleep(-clock() % WATCH_INTERVAL)
         while True:
-            await asyncio.sleep(WATCH_INTERVAL - clock() % WATCH_INTERVAL)
+            # All connections at the same time: it is the wakes that cost, of this thread and of the application's.
+            # Rounded, because timers may be early by a moment.
+            await asyncio.sleep((round(clock() / WATCH_INTERVAL) + 1) * WATCH_INTERVAL - clock())
             now = self.look()
             silent = silent + 1 if now == seen else 0
             since_probe += 1
