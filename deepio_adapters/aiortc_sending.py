@@ -26,6 +26,7 @@ from aiortc.rtp import (
     unpack_remb_fci,
     wrap_rtx,
 )
+from pylibsrtp import Error as SrtpError
 
 from deepio_adapters.udp import MAX_SEGMENTS, Path, SocketPath, TransportPath
 from deepio_core.media.rtp import HeaderTemplate, Payload
@@ -63,7 +64,7 @@ class SenderEvents(Protocol):
 
 
 class Protector:
-    """Encrypts packets of a pylibsrtp session, those of a frame at a time: put together with one copy, and left there.
+    """Encrypts packets of a pylibsrtp session, those of a burst at a time: put together with one copy, and left there.
 
     It does what `Session.protect` does with each of them.
 
@@ -224,8 +225,9 @@ class SenderHooks:
             packet = wrap_rtx(packet, payload_type=payload_type, sequence_number=number, ssrc=sender._rtx_ssrc)
             sender._RTCRtpSender__rtx_sequence_number = (number + 1) & 0xFFFF
         packet.extensions.mid = sender._RTCRtpSender__mid
-        # It may have ended meanwhile: whoever sends learns that from `path`.
-        with contextlib.suppress(ConnectionError):
+        # It may have ended meanwhile: whoever sends learns that from `path`. Or many packets are encrypted already that
+        # are not due yet, so that libsrtp takes this one for too old.
+        with contextlib.suppress(ConnectionError, SrtpError):
             await sender.transport._send_rtp(packet.serialize(sender._RTCRtpSender__rtp_header_extensions_map))
 
     async def _handle_rtcp_packet(self, packet: Any) -> None:

@@ -71,6 +71,9 @@ def _pixels(picture: av.VideoFrame) -> NDArray[np.uint8]:
 def _opencv() -> Any:
     try:
         import cv2
+
+        # An installation of which only the folder is left can be imported, too.
+        _ = cv2.cvtColor, *(getattr(cv2, name) for name in _CONVERSIONS.values())
     except Exception as fault:  # noqa: BLE001 - whatever an installation that is broken raises: there is another way
         logger.info("OpenCV, which would convert pictures from arrays in half of the time, is not there: %s", fault)
         return None

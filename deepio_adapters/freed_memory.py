@@ -19,16 +19,19 @@ def _find_trim() -> Any:
     """Finds malloc_trim of glibc; None with other allocators, which are left to themselves."""
     if sys.platform != "linux":
         return None
-    import ctypes  # takes longer than all of this module, and many a command frees nothing
+    try:
+        import ctypes  # takes longer than all of this module, and many a command frees nothing
 
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+        return getattr(ctypes.CDLL(None), "malloc_trim", None)
+    except (ImportError, OSError):  # a Python that was built without it
+        return None
 
 
 def give_back() -> None:
     """Gives the system what this process has freed, where the allocator can do that; from any thread.
 
-    It takes a millisecond or so, in which other threads run. It is for where megabytes have been freed that are not
-    needed again soon: after a medium was opened, and when something that decodes or encodes has ended.
+    It takes a millisecond, or ten with hundreds of megabytes, in which other threads run. It is for where megabytes have
+    been freed that are not needed again soon: after a medium was opened, and when a decoder or encoder has ended.
     """
     trim = _find_trim()
     if trim is not None:

@@ -26,18 +26,30 @@ class PutOff(ModuleType):
     """Stands in for a module: what it knows nothing of comes from the real one, which is imported for that."""
 
     def __getattr__(self, name: str) -> Any:
+        return getattr(self._real(), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._real(), name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._real(), name)
+
+    def __dir__(self) -> list[str]:
+        return dir(self._real())
+
+    def _real(self) -> ModuleType:
         if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
+            sys.modules.pop(self.__name__, None)
+        return importlib.import_module(self.__name__)
 
 
 @contextmanager
 def put_off(*stand_ins: PutOff) -> Generator[None]:
     """Has what is imported in the block get these instead of the modules of their names, if those are not loaded.
 
-    For modules that libraries import at once and use seldom or never. Who uses them later does not notice; who imports
-    them later gets the real ones. `importlib.util.LazyLoader` does not help: an import statement is enough to make it
-    load.
+    For modules that libraries import at once and use seldom or never. Who uses them later does not notice, nor who says
+    `from parent import child` later and gets a stand-in, too; who says `import parent.child` gets the real one.
+    `importlib.util.LazyLoader` does not help: an import statement is enough to make it load.
     """
     missing = {stand_in.__name__: stand_in for stand_in in stand_ins if stand_in.__name__ not in sys.modules}
     for name, stand_in in missing.items():
@@ -50,4 +62,4 @@ def put_off(*stand_ins: PutOff) -> Generator[None]:
     finally:
         for name, stand_in in missing.items():
             if sys.modules.get(name) is stand_in:
-                del sys.modules[name]
+                sys.modules.pop(name, None)

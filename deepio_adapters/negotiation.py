@@ -45,7 +45,7 @@ __all__ = ["Negotiation", "keep_task"]
 logger = logging.getLogger(__name__)
 
 WATCH_INTERVAL: Final = 0.5
-"""Seconds between two looks at what has arrived: `Activity` comes at most so often, and a dead peer is noticed at most
+"""Seconds between two looks at what has arrived: `Activity` comes about so often, and a dead peer is noticed at most
 so much later than the core's `silence_timeout` says."""
 
 PROBE_AFTER: Final = 2

@@ -74,6 +74,10 @@ place of new ones, whose loss would have still more of them sent."""
 RESEND_CREDIT: Final = 150
 """Packets that may be sent again in any case, after a time without losses: a large keyframe."""
 
+ENCRYPTED_AGAIN: Final = 1000
+"""Packets whose numbers may be used again, if they were encrypted and never left. libsrtp looks back on 1024 (aiortc's
+`window_size`), and refuses a number from before."""
+
 CLOCK_RATE: Final = 90_000
 """Units of RTP timestamps in a second (RFC 6184 section 5.1, RFC 7741 section 4.1)."""
 
@@ -282,7 +286,7 @@ class RtpSink:
                 while self._waiting:
                     self._make_ready(now)
         except ConnectionError as error:
-            logger.debug("Sending video ends: %s", error)
+            logger.warning("Sending video ends: %s", error)
             self._end()
             return
         finally:
@@ -309,6 +313,7 @@ class RtpSink:
                     taken = path.send(block, size)
                     if taken and not packets.begun:
                         packets.begun = True
+                        self._history_packets += len(packets.payloads)
                         self._counters.frames_sent += 1
                         self._counters.frames_copied += packets.frame.copied
                     if taken < len(block):
@@ -390,10 +395,13 @@ class RtpSink:
         """Keeps it for a while, in case that the far side misses some of it."""
         history = self._history
         history.append(packets)
-        self._history_packets += len(packets.payloads)
         oldest = now - HISTORY_TIME
-        # What is still to leave is bounded elsewhere.
-        while history[0].begun and (self._history_packets > HISTORY_PACKETS or history[0].due < oldest):
+        # Of what has left: the newest frame is kept in any case, and what is ready is bounded elsewhere.
+        while (
+            len(history) > 1
+            and history[1].begun
+            and (self._history_packets > HISTORY_PACKETS or history[0].due < oldest)
+        ):
             self._history_packets -= len(history.popleft().payloads)
 
     # --- Falling behind ---
@@ -413,8 +421,10 @@ class RtpSink:
             self._ready.append(ready.pop(0))
         if ready:
             # Their numbers have not been seen by anybody: with a gap, the far side would ask for what never was.
-            self._sequence_number, self._picture_id = ready[0].first, ready[0].picture_id
-            self._history_packets -= sum(len(self._history.pop().payloads) for _ in ready)
+            if sum(len(packets.payloads) for packets in ready) < ENCRYPTED_AGAIN:
+                self._sequence_number, self._picture_id = ready[0].first, ready[0].picture_id
+            for _ in ready:
+                self._history.pop()
         waiting = [(packets.due, packets.frame) for packets in ready]
         waiting += self._waiting
         keyframe = next((i for i in reversed(range(len(waiting))) if waiting[i][1].keyframe), len(waiting))

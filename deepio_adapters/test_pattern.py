@@ -208,7 +208,7 @@ class PatternSource(Source):
     def frames(self) -> Iterator[SourceFrame]:
         """Yields frames, counted from 0. Where the machine is too slow, numbers are left out, as a camera does."""
         with import_lock:
-            import av
+            from deepio_adapters.arrays import to_picture  # imports PyAV
 
         pacer = Pacer(self._closed)
         counter = 0
@@ -222,7 +222,7 @@ class PatternSource(Source):
                 # The wall clock is for the eye alone: nothing is computed from it.
                 clock = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
                 image = self._pattern.draw(counter, clock)
-                yield stamp(av.VideoFrame.from_ndarray(image, format="bgr24"), pts, due)
+                yield stamp(to_picture(image), pts, due)
                 counter = max(counter + 1, math.floor((time.monotonic() - started) * self._rate))
         finally:
             self.close()

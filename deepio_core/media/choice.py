@@ -125,9 +125,11 @@ def far_video(description: Description, codec: str) -> FarVideo:
     """
     lenient = description.made_by_aiortc
     small = lenient and (description.max_message_size or 0) <= _OLD_MESSAGE_SIZE
+    level, exceeds = _most_capable(description) if codec == "H264" else (None, False)
     return FarVideo(
         codec=codec,
-        profile_level_id=_most_capable(description) if codec == "H264" else None,
+        profile_level_id=level,
+        exceeds_level=exceeds,
         lenient=lenient,
         max_keyframe=_OLD_MAX_KEYFRAME if small else FarVideo(codec=codec).max_keyframe,
     )
@@ -189,10 +191,14 @@ def _rank(profile: int, constraints: int) -> int:
     return _RANKS.get(profile, 2 if profile > 100 else 0)
 
 
-def _most_capable(description: Description) -> str | None:
-    """The highest profile-level-id among those with packetization mode 1, which is what we send."""
+def _most_capable(description: Description) -> tuple[str | None, bool]:
+    """The highest profile-level-id among those with packetization mode 1, which is what we send.
+
+    Returns:
+        That, and whether the level is exceeded (`FarVideo.exceeds_level`).
+    """
     line = description.first("video")
-    found: list[tuple[int, float, str]] = []
+    found: list[tuple[int, float, str, bool]] = []
     for codec in line.codecs if line is not None else ():
         pairs = (item.partition("=") for item in codec.fmtp.split(";"))
         parameters = {name.strip().lower(): value.strip() for name, _, value in pairs}
@@ -204,7 +210,6 @@ def _most_capable(description: Description) -> str | None:
         profile, constraints, level = bytes.fromhex(text)
         if parameters.get("level-asymmetry-allowed") != "1":
             level = min(level, _OUR_LEVEL)
-        found.append(
-            (_rank(profile, constraints), level_of(profile, constraints, level), f"{text[:4].lower()}{level:02x}")
-        )
-    return max(found)[2] if found else None
+        said, exceeds = f"{text[:4].lower()}{level:02x}", not parameters.keys().isdisjoint(("max-fs", "max-mbps"))
+        found.append((_rank(profile, constraints), level_of(profile, constraints, level), said, exceeds))
+    return max(found)[2:] if found else (None, False)

@@ -15,6 +15,8 @@ class FarVideo:
     """The codec that was agreed: "H264" or "VP8"."""
     profile_level_id: str | None = None
     """H.264: six hexadecimal digits (RFC 6184 section 8.1); None if it did not say."""
+    exceeds_level: bool = False
+    """H.264: it takes more or larger pictures than its level has (`max-fs` or `max-mbps`, RFC 6184 section 8.1)."""
     lenient: bool = False
     """It decodes with FFmpeg, as everything built on aiortc: any 4:2:0 profile and level, whatever it says."""
     max_keyframe: int = 560_000

@@ -70,7 +70,7 @@ def picture_limits(far: FarVideo) -> PictureLimits | None:
         None if there are no limits known.
     """
     said = far.profile_level_id or ""
-    if far.codec != "H264" or far.lenient or not PROFILE_LEVEL_ID.fullmatch(said):
+    if far.codec != "H264" or far.lenient or far.exceeds_level or not PROFILE_LEVEL_ID.fullmatch(said):
         return None
     level = level_of(*bytes.fromhex(said))
     if level == _UNMEANT or level not in _LEVELS:

@@ -27,6 +27,23 @@ print(type(urllib.request).__name__, urllib.request is sys.modules["urllib.reque
     assert told == ["False", "False", "a True", "module True"]
 
 
+def test_who_gets_it_later_reads_and_changes_the_module() -> None:
+    told = run(
+        """
+import sys, urllib.parse
+from deepio_adapters.imports import PutOff, put_off
+with put_off(PutOff("urllib.request")):
+    import urllib.request
+from urllib import request
+request.invented = 5
+print(sys.modules["urllib.request"].invented, "urlopen" in dir(request))
+del request.invented
+print(hasattr(sys.modules["urllib.request"], "invented"))
+"""
+    )
+    assert told == ["5 True", "False"]
+
+
 def test_used_within_the_block_it_is_the_real_one_from_then_on() -> None:
     told = run(
         """

@@ -386,6 +386,35 @@ async def test_waiting_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (one.counters.send_dropped, one.feedback.requests) == (4 + 8 + 2, 1)
 
 
+async def test_what_is_ready_takes_no_room_of_what_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtp_sender, "HISTORY_PACKETS", 12)
+    async with link() as one:
+        now, later = h264_frames(9000), h264_frames(9000, 9000, 9000, 9000, due=time.monotonic() + 60)
+        one.sink.send(now[0])
+        await one.until(lambda: one.complete == 1)
+        for number, each in enumerate(later):
+            one.sink.send(dataclasses.replace(each, pts=1.0 + number))
+        sink: Any = one.sink
+        assert all(sink.lost(packet.sequence_number) is not None for packet in one.packets)
+        # What has not left yet is not sent again, whoever asks.
+        assert sink.lost(one.packets[-1].sequence_number + 1) is None
+
+
+async def test_a_drop_of_more_than_libsrtp_remembers_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtp_sender, "MAX_BEHIND", 0.05)
+    async with link() as one:
+        key, other = h264_frames(9000, 1_500_000)
+        one.sink.send(key)
+        await one.until(lambda: one.complete == 1)
+        blocked = block(one)
+        one.sink.send(other)
+        await one.until(lambda: one.feedback.requests == 1)
+        blocked.room = 1000
+        one.sink.send(dataclasses.replace(key, pts=1.0))
+        await one.until(lambda: one.complete == 2)
+        assert one.feedback.stops == 0
+
+
 # --- Loss ---
 
 

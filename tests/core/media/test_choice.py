@@ -357,6 +357,12 @@ def test_the_most_capable_format_counts(formats: list[str], expected: str | None
     assert far_video(parse_description(describe(*formats)), "H264").profile_level_id == expected
 
 
+def test_who_takes_more_than_its_level_has_says_so() -> None:
+    for more, exceeds in ((";max-fs=8192", True), (";MAX-MBPS = 245760", True), (";max-br=9000", False), ("", False)):
+        far = far_video(parse_description(describe(SINGLE + "42e00d" + more)), "H264")
+        assert (far.profile_level_id, far.exceeds_level) == ("42e00d", exceeds)
+
+
 def test_other_codecs_do_not_count() -> None:
     text = describe(SINGLE + "42e01f", SINGLE + "640034").replace("97 H264", "97 H265")
     assert far_video(parse_description(text), "H264").profile_level_id == "42e01f"

@@ -37,6 +37,7 @@ def test_a_level_that_is_stated_is_meant(said: str, level: str, frame: int, seco
         FarVideo(codec="H264", profile_level_id="42e01f"),
         FarVideo(codec="H264", profile_level_id="64001f"),
         FarVideo(codec="H264", profile_level_id="42e01e", lenient=True),
+        FarVideo(codec="H264", profile_level_id="42e01e", exceeds_level=True),
         FarVideo(codec="H264", profile_level_id="42e0ff"),
         FarVideo(codec="H264", profile_level_id="nonsense"),
         FarVideo(codec="H264"),
