@@ -30,8 +30,8 @@ def _find_trim() -> Any:
 def give_back() -> None:
     """Gives the system what this process has freed, where the allocator can do that; from any thread.
 
-    It takes a millisecond, or ten with hundreds of megabytes, in which other threads run. It is for where megabytes have
-    been freed that are not needed again soon: after a medium was opened, and when a decoder or encoder has ended.
+    It takes a millisecond, or ten with hundreds of megabytes, in which other threads run. It is for where megabytes
+    have been freed that are not needed again soon: after a medium was opened, and when a decoder or encoder has ended.
     """
     trim = _find_trim()
     if trim is not None:
