@@ -354,12 +354,9 @@ def _aggregate(data: bytes, spans: list[tuple[int, int]]) -> Payload:
     if len(spans) == 1:
         return (b"", *spans[0])
     nals = [data[start:end] for start, end in spans]
-    importance = max(nal[0] & 0x60 for nal in nals)
-    forbidden = max(nal[0] & 0x80 for nal in nals)
-    parts = [bytes([forbidden | importance | _STAP_A])]
-    for nal in nals:
-        parts += (len(nal).to_bytes(2, "big"), nal)
-    return b"".join(parts), 0, 0
+    forbidden, importance = (max(nal[0] & bits for nal in nals) for bits in (0x80, 0x60))
+    head = bytes([forbidden | importance | _STAP_A])
+    return b"".join([head, *(len(nal).to_bytes(2, "big") + nal for nal in nals)]), 0, 0
 
 
 def _fragments(data: bytes, start: int, end: int) -> list[Payload]:
