@@ -36,6 +36,10 @@ READ_AHEAD = 0.4
 _BATCH = 0.3
 """Seconds of a recording that are read in one go: the thread wakes some three times a second."""
 
+_HOLD = 0.1
+"""Seconds before they are due that packets of a file are handed over at the latest. Until then they wait for those that
+are read in the same go: who takes them wakes once, and does not get in the way of reading."""
+
 _DEFAULT_INTERVAL = 1 / 25
 """Seconds between frames where the medium does not say."""
 
@@ -72,6 +76,7 @@ class AvSource(Source):
         self._reader: AccessUnitReader
         self._tap = AudioTap() if audio else None
         self._sound: SoundDecoder | None = None
+        self._is_local = url.kind is SourceKind.FILE and _is_regular_file(url.target)
         self._facts: dict[str, Any] = {}
         self._info: SourceInfo | None = None
         self._stream: StreamFormat | None = None
@@ -91,7 +96,7 @@ class AvSource(Source):
             raise LocalProtocolError(f"{self.name} is open already.", remedy="Make a new source for each use.")
         with self._step():
             demuxer = self._open_demuxer()
-            if not demuxer.live and self._url.kind is SourceKind.FILE and _is_regular_file(self._url.target):
+            if not demuxer.live and self._is_local:
                 stream = self._scan()
             else:
                 stream = self._reader.stream
@@ -197,18 +202,28 @@ class AvSource(Source):
         first: float | None = None
         while True:
             shift: tuple[float, float] | None = None
-            for unit in self._units():
-                pts = timeline.stamp(unit.decoded_at)
-                due = pacer.wait(pts)
-                if due is None:
-                    return
-                first = unit.shown_after if first is None else first
-                later = unit.shown_after - first
-                if unit.decoded_at is not None:
-                    shift = pts - first - unit.decoded_at, due - first - unit.decoded_at
-                    self._hear(unit.sound, *shift)
-                self._last_due = max(self._last_due, due + later)
-                yield _packet(unit, pts + later, due + later, timeline.interval)
+            held: list[SourcePacket] = []
+            try:
+                for unit in self._units():
+                    pts = timeline.stamp(unit.decoded_at)
+                    if held and pacer.would_wait(pts):
+                        yield from _all_of(held)
+                    due = pacer.wait(pts)
+                    if due is None:
+                        return
+                    first = unit.shown_after if first is None else first
+                    later = unit.shown_after - first
+                    if unit.decoded_at is not None:
+                        shift = pts - first - unit.decoded_at, due - first - unit.decoded_at
+                        self._hear(unit.sound, *shift)
+                    self._last_due = max(self._last_due, due + later)
+                    held.append(_packet(unit, pts + later, due + later, timeline.interval))
+                    if not self._is_local or due < time.monotonic() + _HOLD:
+                        yield from _all_of(held)
+            except SourceError:
+                yield from held
+                raise
+            yield from held
             if shift is not None:
                 self._hear(self._reader.sound, *shift)
             if not self._loop:
@@ -313,6 +328,13 @@ class AvSource(Source):
         demuxer, self._demuxer = self._demuxer, None
         if demuxer is not None:
             demuxer.close()
+
+
+def _all_of(held: list[SourcePacket]) -> Iterator[SourcePacket]:
+    """Yields what is held, and forgets it."""
+    packets = held.copy()
+    held.clear()
+    yield from packets
 
 
 def _packet(unit: AccessUnit, pts: float, captured_at: float, interval: float) -> SourcePacket:

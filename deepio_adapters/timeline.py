@@ -131,4 +131,9 @@ class Pacer:
             self._origin = now - pts
         due = self._origin + pts
         early = due - now - self._read_ahead
-        return None if self._stop.wait(early + self._batch if early > 0 else 0.0) else due
+        stopped = self._stop.wait(early + self._batch) if early > 0 else self._stop.is_set()
+        return None if stopped else due
+
+    def would_wait(self, pts: float) -> bool:
+        """Whether `wait` would not return at once."""
+        return self._origin is not None and self._origin + pts - time.monotonic() > self._read_ahead

@@ -130,6 +130,32 @@ def test_packets_of_a_file_are_read_ahead(clip: Path) -> None:
     assert time.monotonic() - due[0] >= 0.96, "it ends with its last picture"
 
 
+@pytest.mark.parametrize("end", ["of the file", "by an error"])
+def test_what_is_read_in_one_go_is_handed_over_in_one_go(clip: Path, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = parse_source(clip)
+    source.open()
+    read, handed = 0, 0
+    original = access_units.AccessUnitReader.read
+
+    def counted(reader: access_units.AccessUnitReader) -> access_units.AccessUnit | None:
+        nonlocal read
+        if read == 18 and end == "by an error":
+            raise SourceError("by the test")
+        read += 1
+        return original(reader)
+
+    monkeypatch.setattr(access_units.AccessUnitReader, "read", counted)
+    ahead = []
+    try:
+        for handed, _ in enumerate(source.packets(), 1):
+            ahead.append(read - handed)
+    except SourceError:
+        assert end == "by an error"
+    # Nothing that was read is lost, whatever comes behind it; None ends the file.
+    assert handed == (18 if end == "by an error" else 25)
+    assert max(ahead) >= 4
+
+
 def test_a_source_that_is_closed_ends_at_once(tmp_path: Path) -> None:
     source = parse_source(make_clip(tmp_path / "long.mp4", times=[0.0, 20.0], size=(160, 120)))
     source.open()

@@ -118,6 +118,14 @@ def test_packets_go_in_batches_before_they_are_due() -> None:
     assert len([wait for wait in waits if wait > 0]) <= 3
 
 
+def test_it_is_known_before_whether_there_is_something_to_wait_for() -> None:
+    pacer = Pacer(threading.Event(), read_ahead=10.0, batch=1.0)
+    assert not pacer.would_wait(60.0)  # nothing has begun
+    assert pacer.wait(0.0) is not None
+    assert not pacer.would_wait(5.0)
+    assert pacer.would_wait(60.0)
+
+
 def test_a_batch_ends_at_once_when_it_is_stopped() -> None:
     stop = threading.Event()
     pacer = Pacer(stop, read_ahead=0.2, batch=0.1)
