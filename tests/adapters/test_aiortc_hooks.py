@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -17,6 +18,8 @@ def run(code: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=60,
+        # Not measured: what measures imports modules, too.
+        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")},
     )
     return done.stdout
 
