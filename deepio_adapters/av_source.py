@@ -76,7 +76,7 @@ class AvSource(Source):
         self._reader: AccessUnitReader
         self._tap = AudioTap() if audio else None
         self._sound: SoundDecoder | None = None
-        self._is_local = url.kind is SourceKind.FILE and _is_regular_file(url.target)
+        self._is_local = False
         self._facts: dict[str, Any] = {}
         self._info: SourceInfo | None = None
         self._stream: StreamFormat | None = None
@@ -96,6 +96,7 @@ class AvSource(Source):
             raise LocalProtocolError(f"{self.name} is open already.", remedy="Make a new source for each use.")
         with self._step():
             demuxer = self._open_demuxer()
+            self._is_local = self._url.kind is SourceKind.FILE and _is_regular_file(self._url.target)
             if not demuxer.live and self._is_local:
                 stream = self._scan()
             else:
